@@ -108,6 +108,7 @@ $(DONE)/dev: requirements/dev.txt $(BUILD) | $(DONE)/venv
 # Finds a LiveKit server, or builds one into the user's cache, or says what is missing.
 .PHONY: livekit-server
 livekit-server: $(DONE)/runtime
+	@$(SAY) "looking for a LiveKit server"
 	@$(BIN)/python -m livekit_pool.local
 
 # The tests that need these packages are skipped, visibly, where there is no npm.
