@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -215,7 +216,6 @@ from livekit_pool.local import LocalServer, find_server
 async def main():
     server = LocalServer("x", program=find_server(), log=pathlib.Path({str(tmp_path)!r}) / "log")
     await server.start()
-    await server.freeze()
     print(server._process.pid, flush=True)
     await asyncio.sleep(60)
 
@@ -226,12 +226,22 @@ asyncio.run(main())
         child = int(parent.stdout.readline())
         os.kill(child, 0)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}").exists():
-        if "\nState:\tZ" in Path(f"/proc/{child}/status").read_text():
-            break
-        assert time.monotonic() < deadline, "the server outlived its parent"
-        time.sleep(0.02)
+    try:
+        deadline = time.monotonic() + 5
+        while _lives(child):
+            assert time.monotonic() < deadline, "the server outlived its parent"
+            time.sleep(0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process is there and more than a zombie that init has not yet reaped."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.real
