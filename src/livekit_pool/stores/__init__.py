@@ -1,0 +1,52 @@
+"""
+What remembers: one contract (`base`), several stores, chosen by URL.
+
+The value of ``LIVEKIT_POOL_STORE`` is such a URL. A store's module is imported only when its
+scheme is asked for, so that nobody needs the packages of a store they do not use.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import cast
+
+from ..exceptions import ConfigurationError
+from .base import Store
+
+__all__ = ["store_from_url"]
+
+# scheme -> "module:Class"; the class is called with the whole URL.
+_STORES = {
+    "memory": "livekit_pool.stores.memory:MemoryStore",
+    "sqlite": "livekit_pool.stores.sqlite:SqliteStore",
+}
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+def store_from_url(url: str) -> Store:
+    """
+    Make the store that ``url`` names; nothing is opened until the store is entered.
+
+    Args:
+        url: ``sqlite:///path`` (relative to the working directory), ``sqlite:////path``
+            (absolute) or ``memory://``.
+
+    Raises:
+        ConfigurationError: the scheme is unknown, or the store refuses the rest of the URL. The
+            message never holds more of the URL than its scheme: it may carry a password.
+    """
+    scheme, separator, _ = url.partition("://")
+    scheme = scheme.lower()
+    known = " or ".join(f"{name}://" for name in sorted(_STORES, reverse=True))
+    if not separator or not _SCHEME.fullmatch(scheme):
+        raise ConfigurationError(
+            f"LIVEKIT_POOL_STORE is not a URL of a store: it must begin with {known},"
+            " as in sqlite:///livekit-pool.db."
+        )
+    if scheme not in _STORES:
+        raise ConfigurationError(
+            f"LIVEKIT_POOL_STORE names a store that is not known, {scheme}://: use {known}."
+        )
+    module, _, name = _STORES[scheme].partition(":")
+    return cast(Store, getattr(import_module(module), name)(url))

@@ -1,0 +1,290 @@
+"""
+The contract of a store: truth and notice in one object.
+
+A store holds the document, the placements of live rooms, a row for each process of the pool,
+and the history of rotations. Every implementation passes ``tests/stores/test_contract.py``;
+where a docstring here and an implementation disagree, the implementation is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..core.document import Document, Rotation
+
+__all__ = [
+    "LIVING",
+    "Changed",
+    "Loaded",
+    "Moved",
+    "Placement",
+    "ProcessRow",
+    "Resync",
+    "Settling",
+    "Stale",
+    "Store",
+    "SwapOutcome",
+    "Swapped",
+    "check_swap",
+]
+
+LIVING = 6.0
+"""
+A process is living if its last heartbeat is at most that many seconds old, by the store's time.
+
+One that has never beaten is living for as long after it last wrote itself down as a holder.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """
+    What `Store.load` found.
+
+    Attributes:
+        document: the document, or None when the store has none.
+        now: the store's time, seconds since the epoch.
+    """
+
+    document: Document | None
+    now: float
+
+
+class SwapOutcome(StrEnum):
+    """How a swap ended. A lost answer is an exception, `StoreOutcomeUnknown`, not an outcome."""
+
+    WON = "won"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swapped:
+    """
+    ``document`` is what the store holds now: the new one if won, another's if lost.
+
+    It is None only if a `Store.swap` was lost because the store holds none any more: its data
+    were lost.
+    """
+
+    outcome: SwapOutcome
+    document: Document | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which server a live room is on, and the document revision at which it was put there."""
+
+    room: str
+    server: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """`Store.place` refused: the document is at ``revision`` now; load it and ask again."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settling:
+    """`Store.move` refused: another process has unsettled sessions in the room until ``until``."""
+
+    placement: Placement
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessRow:
+    """
+    What one process of the pool tells the others.
+
+    Attributes:
+        process: its identity, unique for its life.
+        host: name of its machine.
+        started, beat: store times of its start and its last heartbeat, which `Store.beat` sets.
+        names: its servers, in its order. fingerprint: hash of its whole list, secrets excluded.
+        health: server name -> {"health", "at", "outcome", "detail", ...} as it sees them (JSON).
+        sessions: server name -> number of participants connected through this process.
+        probing: whether it is the one that probes on its machine.
+    """
+
+    process: str
+    host: str
+    started: float
+    names: tuple[str, ...]
+    fingerprint: str
+    health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    probing: bool = False
+    beat: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The document may have changed: ``revision`` is its newest known revision."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A room's placement moved to another server or revision."""
+
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """A gap may have hidden changes: read document and placements again."""
+
+
+class Store(Protocol):
+    """
+    One pool's memory, shared by all its processes.
+
+    Every method may raise `StoreUnavailable` (nothing was written) or, where it writes,
+    `StoreOutcomeUnknown`; every method ends within a few seconds whatever happened to the
+    store. Methods may be called concurrently from one event loop.
+    """
+
+    @property
+    def url(self) -> str:
+        """The store's URL without user info or password, fit to be shown."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes can share it (False for ``memory://``)."""
+
+    async def __aenter__(self) -> Self:
+        """Open the store, creating what it needs. `ConfigurationError` if it cannot be one."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it, as `aclose` does."""
+
+    async def aclose(self) -> None:
+        """Close the store; idempotent. Ends every `watch` of it."""
+
+    # -- the document --
+
+    async def load(self) -> Loaded:
+        """Read the document. `StoreCorrupt` if what is there is not one."""
+
+    async def create(self, document: Document, operation: str) -> Swapped:
+        """Write the first document; ``LOST`` with what is there if there is one already."""
+
+    async def swap(
+        self, expected: int, document: Document, operation: str, rotation: Rotation | None = None
+    ) -> Swapped:
+        """
+        Replace the document if it is at revision ``expected`` and of the same lineage.
+
+        Atomic, also with ``rotation``, which is appended to the history exactly when won.
+        ``operation`` is a fresh random name: repeating a swap whose answer was lost with the
+        same ``operation`` answers ``WON`` if the first one was applied and is still the newest.
+
+        Raises:
+            ValueError: ``document.revision``, or that of ``rotation``, is not ``expected + 1``.
+        """
+
+    async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
+        """Rotations, newest first; ``before`` pages to those of lower revisions."""
+
+    def watch(self) -> AsyncIterator[Changed | Moved | Resync]:
+        """
+        Yield notices from now on; the first is always `Resync`.
+
+        Notices may be merged or repeated, never lost: a gap is a `Resync`. A revision in a
+        notice never decreases within one watch. Own changes are noticed too, or not: callers
+        must not care. Ends when the store is closed.
+        """
+
+    # -- placements --
+
+    async def placement(self, room: str) -> Placement | None:
+        """The placement of ``room``, if it has one."""
+
+    async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
+        """
+        The existing placement of ``room``, or a new one on ``server``, in one atomic step.
+
+        A new one is made only if the document is still at ``revision``; else `Stale`.
+        """
+
+    async def confirm(
+        self, placement: Placement, process: str, settling_until: float
+    ) -> Placement | None:
+        """
+        Bind a session of ``process`` to ``placement`` if that is still the room's placement.
+
+        On success the process is recorded as a holder of the room with unsettled sessions
+        until ``settling_until`` (store time; never shortened by a later confirm), and
+        ``placement`` is returned. Otherwise nothing is written and the current placement
+        (None if it lapsed) is returned: the join must start over.
+        """
+
+    async def settled(self, room: str, process: str) -> None:
+        """``process`` has no unsettled session in ``room`` any more."""
+
+    async def release(self, room: str, process: str) -> None:
+        """``process`` has no session in ``room`` any more. The placement itself stays."""
+
+    async def move(
+        self, room: str, server: str, revision: int, process: str, *, force: bool = False
+    ) -> Placement | Settling:
+        """
+        Move ``room`` to ``server`` at ``revision``, never to a lower or equal revision.
+
+        Answers the placement that is there afterwards: the new one, or an existing one whose
+        revision is not lower (somebody else was first). Unless ``force``, answers `Settling`
+        and moves nothing while a *living* process other than ``process`` has unsettled sessions
+        in the room. Creates the placement if the room has none. Who moves it forgets no holder.
+        """
+
+    async def renew(self, rooms: Iterable[str], process: str) -> None:
+        """``process`` still has sessions in each of ``rooms``; lost holders are written anew."""
+
+    async def placements(self) -> Sequence[Placement]:
+        """All placements, in no order."""
+
+    async def rooms(self) -> Mapping[str, int]:
+        """Server name -> number of placed rooms that a living process holds."""
+
+    async def lapsing(self, idle: float) -> Sequence[Placement]:
+        """
+        Placements that no process has held or renewed for ``idle`` seconds.
+
+        What counts is the newest of their making, a move, a confirm, a renewal, and the moment at
+        which a holder let go: a holder that has not renewed for so long holds nothing.
+        """
+
+    async def lapse(self, placement: Placement, idle: float) -> bool:
+        """Delete ``placement`` if it is unchanged and still idle so long; whether it was."""
+
+    # -- processes --
+
+    async def beat(self, row: ProcessRow) -> None:
+        """Write this process's row, with the store's time as its heartbeat."""
+
+    async def leave(self, process: str) -> None:
+        """Remove a process's row and its holders, as a planned stop does."""
+
+    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
+        """Rows whose heartbeat is at most ``within`` seconds old: the living processes."""
+
+
+def check_swap(expected: int, document: Document, rotation: Rotation | None) -> None:
+    """Raise what `Store.swap` promises for revisions that do not follow ``expected``."""
+    if document.revision != expected + 1:
+        raise ValueError(f"revision {document.revision} does not follow {expected}")
+    if rotation is not None and rotation.revision != document.revision:
+        raise ValueError(f"a rotation at {rotation.revision} is not the change to {expected + 1}")

@@ -1,0 +1,298 @@
+"""The store for one process and for tests: nothing outlives the object."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from ..core.document import Document, Rotation
+from ..exceptions import ConfigurationError, StoreUnavailable
+from .base import (
+    LIVING,
+    Changed,
+    Loaded,
+    Moved,
+    Placement,
+    ProcessRow,
+    Resync,
+    Settling,
+    Stale,
+    SwapOutcome,
+    Swapped,
+    check_swap,
+)
+from .notices import Notices
+
+__all__ = ["MemoryStore"]
+
+
+@dataclass(slots=True)
+class _Room:
+    """A placed room; ``touched`` is when a process last had something to do with it."""
+
+    placement: Placement
+    touched: float
+
+
+@dataclass(slots=True)
+class _Holder:
+    """One process in one room; ``settling_until`` is 0.0 when all its sessions are settled."""
+
+    renewed: float
+    settling_until: float = 0.0
+
+
+class MemoryStore:
+    """
+    `Store` in this process's memory.
+
+    Args:
+        url: ``memory://``, nothing else.
+        clock: the store's time, seconds since the epoch.
+
+    Raises:
+        ConfigurationError: the URL has more than its scheme.
+    """
+
+    def __init__(self, url: str = "memory://", *, clock: Callable[[], float] = time.time) -> None:
+        if url.lower() != "memory://":
+            raise ConfigurationError("LIVEKIT_POOL_STORE: memory:// takes nothing after it.")
+        self._clock = clock
+        self._open = False
+        self._notices = Notices()
+        # The document, and the operation that wrote it.
+        self._document: Document | None = None
+        self._operation = ""
+        self._history: list[Rotation] = []
+        self._rooms: dict[str, _Room] = {}
+        # room -> process -> holder
+        self._holders: dict[str, dict[str, _Holder]] = {}
+        self._rows: dict[str, ProcessRow] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {'open' if self._open else 'closed'}, {len(self._rooms)} rooms>"
+
+    @property
+    def url(self) -> str:
+        """Always ``memory://``."""
+        return "memory://"
+
+    @property
+    def shared(self) -> bool:
+        """Always False: no other process sees this memory."""
+        return False
+
+    async def __aenter__(self) -> Self:
+        if not self._open:
+            self._open = True
+            self._notices = Notices()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store; what it holds is there again when the same object is entered again."""
+        self._open = False
+        self._notices.close()
+
+    # -- the document --
+
+    async def load(self) -> Loaded:
+        now = await self._turn()
+        return Loaded(document=self._document, now=now)
+
+    async def create(self, document: Document, operation: str) -> Swapped:
+        await self._turn()
+        if self._document is not None:
+            return self._not_written(operation)
+        return self._write(document, operation)
+
+    async def swap(
+        self, expected: int, document: Document, operation: str, rotation: Rotation | None = None
+    ) -> Swapped:
+        check_swap(expected, document, rotation)
+        await self._turn()
+        current = self._document
+        if current is None or current.revision != expected or current.lineage != document.lineage:
+            return self._not_written(operation)
+        if rotation is not None:
+            self._history.append(rotation)
+        return self._write(document, operation)
+
+    async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
+        await self._turn()
+        newest_first = reversed(self._history)
+        page = [r for r in newest_first if before is None or r.revision < before]
+        return page[: max(limit, 0)]
+
+    def watch(self) -> AsyncIterator[Changed | Moved | Resync]:
+        return self._notices.watch()
+
+    # -- placements --
+
+    async def placement(self, room: str) -> Placement | None:
+        await self._turn()
+        return self._placement(room)
+
+    async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
+        now = await self._turn()
+        if existing := self._placement(room):
+            return existing
+        current = self._document.revision if self._document else 0
+        if current != revision:
+            return Stale(revision=current)
+        return self._put(Placement(room=room, server=server, revision=revision), now)
+
+    async def confirm(
+        self, placement: Placement, process: str, settling_until: float
+    ) -> Placement | None:
+        now = await self._turn()
+        current = self._placement(placement.room)
+        if current is None or current != placement:
+            return current
+        self._hold(placement.room, process, now, settling_until)
+        return placement
+
+    async def settled(self, room: str, process: str) -> None:
+        await self._turn()
+        if holder := self._holders.get(room, {}).get(process):
+            holder.settling_until = 0.0
+
+    async def release(self, room: str, process: str) -> None:
+        now = await self._turn()
+        self._let_go(room, process, now)
+
+    async def move(
+        self, room: str, server: str, revision: int, process: str, *, force: bool = False
+    ) -> Placement | Settling:
+        now = await self._turn()
+        existing = self._placement(room)
+        if existing is not None:
+            if existing.revision >= revision:
+                return existing
+            until = self._unsettled_until(room, process, now)
+            if until is not None and not force:
+                return Settling(placement=existing, until=until)
+        placement = self._put(Placement(room=room, server=server, revision=revision), now)
+        self._notices.moved(placement)
+        return placement
+
+    async def renew(self, rooms: Iterable[str], process: str) -> None:
+        now = await self._turn()
+        for room in rooms:
+            self._hold(room, process, now, 0.0)
+
+    async def placements(self) -> Sequence[Placement]:
+        await self._turn()
+        return [room.placement for room in self._rooms.values()]
+
+    async def rooms(self) -> Mapping[str, int]:
+        now = await self._turn()
+        counts: dict[str, int] = {}
+        for name, room in self._rooms.items():
+            holders = self._holders.get(name, {})
+            if any(self._living(process, holder, now) for process, holder in holders.items()):
+                server = room.placement.server
+                counts[server] = counts.get(server, 0) + 1
+        return counts
+
+    async def lapsing(self, idle: float) -> Sequence[Placement]:
+        now = await self._turn()
+        return [room.placement for room in self._rooms.values() if now - room.touched >= idle]
+
+    async def lapse(self, placement: Placement, idle: float) -> bool:
+        now = await self._turn()
+        room = self._rooms.get(placement.room)
+        if room is None or room.placement != placement or now - room.touched < idle:
+            return False
+        del self._rooms[placement.room]
+        self._holders.pop(placement.room, None)
+        return True
+
+    # -- processes --
+
+    async def beat(self, row: ProcessRow) -> None:
+        now = await self._turn()
+        self._rows[row.process] = replace(row, beat=now)
+
+    async def leave(self, process: str) -> None:
+        now = await self._turn()
+        self._rows.pop(process, None)
+        for room in list(self._holders):
+            self._let_go(room, process, now)
+
+    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
+        now = await self._turn()
+        return [row for row in self._rows.values() if now - row.beat <= within]
+
+    # -- steps of the above, none of which lets another task run --
+
+    async def _turn(self) -> float:
+        """Let other tasks run, as a store that does I/O would; return the store's time."""
+        await asyncio.sleep(0)
+        if not self._open:
+            raise StoreUnavailable("The store memory:// is not open.")
+        return self._clock()
+
+    def _write(self, document: Document, operation: str) -> Swapped:
+        self._document, self._operation = document, operation
+        self._notices.changed(document.revision)
+        return Swapped(outcome=SwapOutcome.WON, document=document)
+
+    def _not_written(self, operation: str) -> Swapped:
+        # The same operation again: its answer was lost, and it is still the newest.
+        won = self._document is not None and self._operation == operation
+        return Swapped(
+            outcome=SwapOutcome.WON if won else SwapOutcome.LOST, document=self._document
+        )
+
+    def _placement(self, room: str) -> Placement | None:
+        found = self._rooms.get(room)
+        return found.placement if found else None
+
+    def _put(self, placement: Placement, now: float) -> Placement:
+        self._rooms[placement.room] = _Room(placement, touched=now)
+        return placement
+
+    def _hold(self, room: str, process: str, now: float, settling_until: float) -> None:
+        holder = self._holders.setdefault(room, {}).setdefault(process, _Holder(now))
+        holder.renewed = now
+        holder.settling_until = max(holder.settling_until, settling_until)
+        if placed := self._rooms.get(room):
+            placed.touched = now
+
+    def _let_go(self, room: str, process: str, now: float) -> None:
+        holders = self._holders.get(room, {})
+        if holders.pop(process, None) is None:
+            return
+        if not holders:
+            del self._holders[room]
+        if placed := self._rooms.get(room):
+            placed.touched = now
+
+    def _living(self, process: str, holder: _Holder, now: float) -> bool:
+        row = self._rows.get(process)
+        # A process that has not beaten yet is given the time of a heartbeat to do so.
+        return now - (row.beat if row else holder.renewed) <= LIVING
+
+    def _unsettled_until(self, room: str, process: str, now: float) -> float | None:
+        return max(
+            (
+                holder.settling_until
+                for other, holder in self._holders.get(room, {}).items()
+                if other != process
+                and holder.settling_until > now
+                and self._living(other, holder, now)
+            ),
+            default=None,
+        )

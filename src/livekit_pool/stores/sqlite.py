@@ -1,0 +1,233 @@
+"""
+The embedded store: one SQLite file, shared by the processes of one machine.
+
+Writes are ``BEGIN IMMEDIATE`` transactions in WAL mode with ``synchronous=NORMAL``: they survive
+the death of any process; a loss of power may take the last of them. Changes by other processes
+are found by ``PRAGMA data_version``, https://www.sqlite.org/pragma.html#pragma_data_version,
+asked every 50 ms. It is not for network file systems.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..core.document import Document, Rotation
+from ..exceptions import ConfigurationError, StoreUnavailable
+from . import sqlite_tables as tables
+from .base import (
+    LIVING,
+    Changed,
+    Loaded,
+    Moved,
+    Placement,
+    ProcessRow,
+    Resync,
+    Settling,
+    Stale,
+    Swapped,
+    check_swap,
+)
+from .notices import Notices
+from .sqlite_thread import DatabaseThread
+from .sqlite_watch import WatchedDatabase
+
+__all__ = ["SqliteStore"]
+
+# Seconds a call waits for the locks of others.
+_PATIENCE = 2.0
+# Rooms renewed in one transaction: joins wait for it.
+_RENEWED_AT_ONCE = 500
+
+
+class SqliteStore:
+    """
+    `Store` in an SQLite file.
+
+    Nothing is opened before the store is entered, so that it may be made before a fork.
+
+    Args:
+        url: ``sqlite:///path``, relative to the working directory of now, or ``sqlite:////path``.
+        clock: the store's time, seconds since the epoch: that of the machine, which all who share
+            the file are on.
+
+    Raises:
+        ConfigurationError: the URL names no file.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._url = url
+        self._path = _path(url)
+        self._clock = clock
+        self._notices = Notices()
+        self._thread: DatabaseThread | None = None
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._url} {'open' if self._thread else 'closed'}>"
+
+    @property
+    def url(self) -> str:
+        """The URL as it was given: it has no place for a secret."""
+        return self._url
+
+    @property
+    def shared(self) -> bool:
+        """Always True."""
+        return True
+
+    async def __aenter__(self) -> Self:
+        if self._thread is None:
+            loop = asyncio.get_running_loop()
+            notices = self._notices = Notices()
+
+            def tell(revision: int | None, moved: Sequence[Placement]) -> None:
+                # Called on the thread; a closed loop has nobody left to tell.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_publish, notices, revision, moved)
+
+            thread = DatabaseThread(str(self._path), patience=_PATIENCE)
+            await thread.start(lambda: WatchedDatabase(self._path, _PATIENCE, tell))
+            self._thread = thread
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish what was asked for before, and close the file."""
+        self._notices.close()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await thread.stop()
+
+    # -- the document --
+
+    async def load(self) -> Loaded:
+        document = await self._database.read(tables.load)
+        return Loaded(document=document, now=self._clock())
+
+    async def create(self, document: Document, operation: str) -> Swapped:
+        return await self._database.write(
+            lambda db: tables.create(db, document, operation), look=True
+        )
+
+    async def swap(
+        self, expected: int, document: Document, operation: str, rotation: Rotation | None = None
+    ) -> Swapped:
+        check_swap(expected, document, rotation)
+        return await self._database.write(
+            lambda db: tables.swap(db, expected, document, operation, rotation), look=True
+        )
+
+    async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
+        return await self._database.read(lambda db: tables.history(db, limit, before))
+
+    def watch(self) -> AsyncIterator[Changed | Moved | Resync]:
+        return self._notices.watch()
+
+    # -- placements --
+
+    async def placement(self, room: str) -> Placement | None:
+        return await self._database.read(lambda db: tables.placement(db, room))
+
+    async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
+        return await self._database.write(
+            lambda db: tables.place(db, self._clock(), room, server, revision)
+        )
+
+    async def confirm(
+        self, placement: Placement, process: str, settling_until: float
+    ) -> Placement | None:
+        return await self._database.write(
+            lambda db: tables.confirm(db, self._clock(), placement, process, settling_until)
+        )
+
+    async def settled(self, room: str, process: str) -> None:
+        await self._database.write(lambda db: tables.settled(db, room, process))
+
+    async def release(self, room: str, process: str) -> None:
+        await self._database.write(lambda db: tables.release(db, self._clock(), room, process))
+
+    async def move(
+        self, room: str, server: str, revision: int, process: str, *, force: bool = False
+    ) -> Placement | Settling:
+        wanted = Placement(room=room, server=server, revision=revision)
+        return await self._database.write(
+            lambda db: tables.move(db, self._clock(), wanted, process, force), look=True
+        )
+
+    async def renew(self, rooms: Iterable[str], process: str) -> None:
+        names = list(rooms)
+        for start in range(0, len(names), _RENEWED_AT_ONCE):
+            some = names[start : start + _RENEWED_AT_ONCE]
+            await self._renew(some, process)
+
+    async def placements(self) -> Sequence[Placement]:
+        return await self._database.read(tables.placements)
+
+    async def rooms(self) -> Mapping[str, int]:
+        return await self._database.read(lambda db: tables.rooms(db, self._clock()))
+
+    async def lapsing(self, idle: float) -> Sequence[Placement]:
+        return await self._database.read(lambda db: tables.lapsing(db, self._clock(), idle))
+
+    async def lapse(self, placement: Placement, idle: float) -> bool:
+        return await self._database.write(
+            lambda db: tables.lapse(db, self._clock(), placement, idle)
+        )
+
+    # -- processes --
+
+    async def beat(self, row: ProcessRow) -> None:
+        await self._database.write(lambda db: tables.beat(db, self._clock(), row))
+
+    async def leave(self, process: str) -> None:
+        await self._database.write(lambda db: tables.leave(db, self._clock(), process))
+
+    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
+        return await self._database.read(lambda db: tables.rows(db, self._clock(), within))
+
+    async def _renew(self, rooms: Sequence[str], process: str) -> None:
+        await self._database.write(lambda db: tables.renew(db, self._clock(), rooms, process))
+
+    @property
+    def _database(self) -> DatabaseThread:
+        if self._thread is None:
+            raise StoreUnavailable(f"The database {self._path} is not open.")
+        return self._thread
+
+
+def _path(url: str) -> Path:
+    """The file that ``url`` names, as SQLAlchemy reads such URLs."""
+    scheme, _, rest = url.partition("://")
+    name = rest[1:]
+    if scheme.lower() != "sqlite" or not rest.startswith("/") or not name or name.endswith("/"):
+        raise ConfigurationError(
+            "LIVEKIT_POOL_STORE: an SQLite store is sqlite:///path, or sqlite:////path for an"
+            " absolute path."
+        )
+    if name == ":memory:":
+        raise ConfigurationError("LIVEKIT_POOL_STORE: use memory:// for a store in memory.")
+    if any(character in name for character in "?#\0"):
+        raise ConfigurationError(
+            "LIVEKIT_POOL_STORE: sqlite:///path takes no options; '?', '#' and NUL cannot be in it."
+        )
+    # Fixed now: a later change of the working directory must not name another file.
+    return Path(name).absolute()
+
+
+def _publish(notices: Notices, revision: int | None, moved: Sequence[Placement]) -> None:
+    if revision is not None:
+        notices.changed(revision)
+    for placement in moved:
+        notices.moved(placement)

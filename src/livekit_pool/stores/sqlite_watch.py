@@ -1,0 +1,87 @@
+"""A database and, on a connection of its own, the eye that sees it change."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .base import Placement
+from .sqlite_file import open_database, open_reader
+
+__all__ = ["WatchedDatabase"]
+
+
+class WatchedDatabase:
+    """
+    The session of a `DatabaseThread`: to be made and used on that thread only.
+
+    Args:
+        path: the file; made if there is none.
+        patience: seconds to wait for others who keep it locked while it is opened.
+        tell: called with the document's revision, or None if the document is as it was, and
+            with the placements moved since the last call, in the order of their moves.
+
+    Raises:
+        ConfigurationError, StoreUnavailable: as `open_database` does.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        patience: float,
+        tell: Callable[[int | None, Sequence[Placement]], None],
+    ) -> None:
+        self.db = open_database(path, patience)
+        self._tell = tell
+        try:
+            self._reader = open_reader(path)
+            # PRAGMA data_version changes with every commit of any *other* connection, and costs
+            # next to nothing: the tables are read only when it has.
+            self._version = self._data_version()
+            self._document = self._read_document()
+            (self._moves,) = self._reader.execute("SELECT seq FROM moves").fetchone()
+        except BaseException:
+            self.close()
+            raise
+
+    def look(self) -> None:
+        """Tell what changed since the last look."""
+        version = self._data_version()
+        if version == self._version:
+            return
+        document = self._read_document()
+        moved = self._reader.execute(
+            # "seq > 0" lets SQLite use the index, which has the moved ones only.
+            "SELECT room, server, revision, seq FROM placements"
+            " WHERE seq > 0 AND seq > ? ORDER BY seq",
+            (self._moves,),
+        ).fetchall()
+        changed = document is not None and document != self._document
+        # All is read: what failed before this line is read again by the next look.
+        self._version, self._document = version, document
+        if moved:
+            self._moves = moved[-1][3]
+        if changed or moved:
+            self._tell(
+                document[0] if changed and document else None,
+                [Placement(room=row[0], server=row[1], revision=row[2]) for row in moved],
+            )
+
+    def close(self) -> None:
+        """Close both connections."""
+        for connection in (getattr(self, "_reader", None), self.db):
+            with contextlib.suppress(sqlite3.Error):
+                if connection is not None:
+                    connection.close()
+
+    def _data_version(self) -> int:
+        version: int = self._reader.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def _read_document(self) -> tuple[int, str, str] | None:
+        row: tuple[int, str, str] | None = self._reader.execute(
+            "SELECT revision, lineage, operation FROM document"
+        ).fetchone()
+        return row
