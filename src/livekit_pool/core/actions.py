@@ -1,0 +1,104 @@
+"""
+What to do: the values that the machine hands to the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .document import Document, Rotation
+
+__all__ = [
+    "Action",
+    "Announce",
+    "Answered",
+    "Note",
+    "NoteEvent",
+    "Probe",
+    "Refused",
+    "Swap",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """
+    Replace the document at revision ``expected`` by ``document``; record ``rotation`` with it.
+
+    Answer with `SwapAnswered` or `SwapFailed`; until then the machine asks for no other.
+    """
+
+    operation: str
+    expected: int
+    document: Document
+    rotation: Rotation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Probe ``server`` at once, unless a probe of it is under way."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """`RotateAsked` ``request`` is done; ``rotation`` is None when nothing had to change."""
+
+    request: str
+    revision: int
+    rotation: Rotation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """
+    `RotateAsked` ``request`` is not done.
+
+    ``code`` is that of an error in `livekit_pool.exceptions`; ``revision`` is the document's
+    current one, 0 while there is no document.
+    """
+
+    request: str
+    code: str
+    message: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """
+    The document this process follows is now ``document``.
+
+    ``rotation`` is there if its active server is another than before. It is None also when the
+    server was left and came back unseen: then only ``document.active_since`` has moved.
+    """
+
+    document: Document
+    rotation: Rotation | None
+
+
+class NoteEvent(StrEnum):
+    """The constant names of notes."""
+
+    SERVER_UP = "LiveKit server up"
+    SERVER_DOWN = "LiveKit server down"
+    SERVER_MISCONFIGURED = "LiveKit server refuses our key"
+    ALL_SILENT = "All LiveKit servers silent"
+    NO_SERVER = "No LiveKit server available"
+    FAULT_WHILE_PAUSED = "Fault while paused"
+    FOREIGN_WRITTEN_BACK = "Foreign rotation undone"
+    REMOVED_NOWHERE_TO_GO = "Active LiveKit server not in the list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something an operator should read in the log, once: ``event`` is a `NoteEvent`."""
+
+    event: str
+    fields: Mapping[str, object]
+
+
+Action = Swap | Probe | Answered | Refused | Announce | Note

@@ -1,0 +1,177 @@
+"""
+Choice: every policy for choosing the next server. Filter, then rank.
+
+A policy may ask what `Candidate` says and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .document import Document
+from .faults import COOLS
+from .health import Health, HealthBook
+
+__all__ = ["Candidate", "Choice", "Situation", "in_turn", "last_resort", "next_available"]
+
+
+class Obstacle(StrEnum):
+    """Why a server may be chosen only by force."""
+
+    DRAINED = "drained"
+    DOWN = "down"
+    MISCONFIGURED = "misconfigured: it refuses our key"
+    NOT_SHARED = "not in the list of every process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """
+    What choosing may ask about a server.
+
+    Attributes:
+        health: as this process sees it.
+        seen: something was observed of it.
+        passed: its last probe passed.
+        misconfigured: it refuses our key.
+        drained: an operator took it out.
+        shared: every live process has it.
+        cooling_until: end of its cool-down, None while it is in none.
+        forgivable: the cool-down is for a cause that ends with the server's recovery.
+    """
+
+    name: str
+    health: Health
+    seen: bool
+    passed: bool
+    misconfigured: bool
+    drained: bool
+    shared: bool
+    cooling_until: float | None
+    forgivable: bool
+
+    @property
+    def available(self) -> bool:
+        """Healthy, not in cool-down, not drained."""
+        return self.health is Health.UP and self.cooling_until is None and self._fit
+
+    @property
+    def choosable(self) -> bool:
+        """Available by its very last probe, and to every process."""
+        return self.available and self.passed and self.shared
+
+    @property
+    def worth_a_probe(self) -> bool:
+        """Nobody knows whether it is available: only its health is unknown."""
+        return not self.seen and self.cooling_until is None and self._fit and self.shared
+
+    @property
+    def resting(self) -> bool:
+        """It would be choosable, were it not in a cool-down that its recovery ends."""
+        return (
+            self.cooling_until is not None
+            and self.forgivable
+            and self.health is Health.UP
+            and self.passed
+            and self._fit
+            and self.shared
+        )
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why it may be chosen by name only with force. A cool-down is no reason."""
+        if self.drained:
+            return Obstacle.DRAINED
+        if self.health is Health.DOWN:
+            return Obstacle.DOWN
+        if self.misconfigured:
+            return Obstacle.MISCONFIGURED
+        return None if self.shared else Obstacle.NOT_SHARED
+
+    @property
+    def _fit(self) -> bool:
+        return not self.drained and not self.misconfigured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The server chosen, or None; then ``probe`` are those that a probe could make choosable."""
+
+    server: str | None = None
+    probe: tuple[str, ...] = ()
+
+
+def in_turn(names: Sequence[str], after: str) -> tuple[str, ...]:
+    """The names in the list's order after ``after``, wrapping to the first, without ``after``."""
+    turn = list(names).index(after) + 1 if after in names else 0
+    return tuple(name for name in (*names[turn:], *names[:turn]) if name != after)
+
+
+def next_available(candidates: Iterable[Candidate]) -> Choice:
+    """The first choosable one; while there is none, those worth a probe."""
+    candidates = list(candidates)
+    for candidate in candidates:
+        if candidate.choosable:
+            return Choice(server=candidate.name)
+    return Choice(probe=tuple(c.name for c in candidates if c.worth_a_probe))
+
+
+def last_resort(candidates: Iterable[Candidate]) -> Choice:
+    """
+    As `next_available`; but when nothing at all is available, the resting one that is next.
+
+    For leaving a server that is confirmed down: one that answers again, though its cool-down
+    has not ended, is better than none. The one whose cool-down ends first is chosen.
+    """
+    candidates = list(candidates)
+    choice = next_available(candidates)
+    if choice.server or choice.probe or any(c.available and c.shared for c in candidates):
+        return choice
+    resting = [c for c in candidates if c.resting]
+    if not resting:
+        return choice
+    return Choice(server=min(resting, key=lambda c: c.cooling_until or 0.0).name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """
+    Everything a decision depends on, at one moment.
+
+    Attributes:
+        lists: the live processes' lists of servers; None until they were read.
+    """
+
+    names: Sequence[str]
+    document: Document
+    health: HealthBook
+    lists: tuple[tuple[str, ...], ...] | None
+    now: float
+
+    def candidate(self, server: str) -> Candidate:
+        """What choosing may ask about ``server``."""
+        record = self.document.record(server)
+        return Candidate(
+            name=server,
+            health=self.health.health(server),
+            seen=self.health.seen(server),
+            passed=self.health.passed(server),
+            misconfigured=self.health.misconfigured(server),
+            drained=record.drained is not None,
+            shared=all(server in names for names in self.lists or ()),
+            cooling_until=record.cool_down_until if record.cooling(self.now) else None,
+            forgivable=record.cool_down_cause in COOLS,
+        )
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The servers beside the active one, in the order in which their turn comes."""
+        turn = in_turn(self.names, self.document.active_server)
+        return tuple(self.candidate(name) for name in turn)
+
+    @property
+    def one_list(self) -> bool:
+        """Whether every live process is known to have the same list as this one."""
+        return self.lists is not None and all(names == tuple(self.names) for names in self.lists)

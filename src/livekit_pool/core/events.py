@@ -1,0 +1,166 @@
+"""
+What happened: the values that the driver feeds to the machine.
+
+Times are seconds since the Unix epoch, the store's time (the machine's ``now``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .document import Cause, Document
+
+__all__ = [
+    "Event",
+    "FaultSeen",
+    "FaultSource",
+    "JoinAnswered",
+    "Loaded",
+    "ProbeOutcome",
+    "Probed",
+    "RotateAsked",
+    "RowsSeen",
+    "SwapAnswered",
+    "SwapFailed",
+    "Tick",
+]
+
+
+class ProbeOutcome(StrEnum):
+    """What a probe saw."""
+
+    PASSED = "passed"
+    REFUSED = "refused"  # connection refused or reset, TLS failed: comes from the other side
+    SILENT = "silent"  # no answer in time
+    FAILED = "failed"  # answered, but not as a healthy LiveKit server does (5xx, 406, not LiveKit)
+    UNAUTHORIZED = "unauthorized"  # alive, but refuses a token made with our key for it
+
+
+class FaultSource(StrEnum):
+    """Who saw a fault."""
+
+    PROBE = "probe"
+    JOIN = "join"  # a client's join, refused or unanswered by the server
+    SOCKET = "socket"  # a relayed signal connection lost without a goodbye
+    SHUTDOWN = "shutdown"  # the server said that it is shutting down
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The document as the store has it now (after start, a watch notice, a lost swap)."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsSeen:
+    """
+    The live process rows.
+
+    Attributes:
+        lists: names of the servers that each live process has, in its order.
+        health: server -> up, as the process that probes on this machine sees it.
+        participants: connected through all live processes together.
+    """
+
+    lists: tuple[tuple[str, ...], ...]
+    health: Mapping[str, bool] = field(default_factory=dict)
+    participants: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """
+    A probe of ``server`` ended.
+
+    Attributes:
+        stalled: this process's own loop stalled during the probe: silence then says nothing.
+        detail: what was seen, for people; never a secret.
+        began: when the probe began; None is taken for "just now". A probe that began before a
+            fault cannot forgive it, and one that began before the server became active is no
+            evidence against it.
+        signed: whether it used our key. Only a signed pass ends ``misconfigured``.
+    """
+
+    server: str
+    outcome: ProbeOutcome
+    stalled: bool = False
+    detail: str = ""
+    began: float | None = None
+    signed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultSeen:
+    """Evidence against ``server``, seen at ``revision``."""
+
+    server: str
+    revision: int
+    kind: Cause
+    source: FaultSource
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinAnswered:
+    """A join was answered well by ``server``: forgets join faults counted so far."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateAsked:
+    """
+    Somebody asked for a rotation.
+
+    Attributes:
+        request: names the answer's addressee; unique among the requests under way.
+        to: the server asked for, or None for the next available one.
+        expected_revision: refuse if the document is at any other.
+        force: also to a server that is drained, down or misconfigured.
+        participants: to be moved; 0 to take the number from the process rows.
+    """
+
+    request: str
+    reason: str
+    actor: str
+    to: str | None = None
+    expected_revision: int | None = None
+    force: bool = False
+    participants: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapAnswered:
+    """The store's answer to `Swap`: ``document`` is what the store holds now."""
+
+    operation: str
+    won: bool
+    document: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapFailed:
+    """The store did not answer `Swap`; the outcome may be unknown: a `Loaded` will follow."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time passed."""
+
+
+Event = (
+    Loaded
+    | RowsSeen
+    | Probed
+    | FaultSeen
+    | JoinAnswered
+    | RotateAsked
+    | SwapAnswered
+    | SwapFailed
+    | Tick
+)

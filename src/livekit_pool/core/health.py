@@ -1,0 +1,227 @@
+"""
+Health: what this process observed of each server, and how long a failed one is not chosen.
+
+Observations belong to the process that made them and are never written to the document; the
+cool-down that follows from them is, because all processes must agree on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from .document import Cause, ServerRecord
+from .events import Probed, ProbeOutcome
+
+__all__ = ["OWN_LASTS", "Evidence", "Health", "HealthBook", "Settings", "cooled"]
+
+OWN_LASTS: Final = 5.0
+"""
+Seconds for which an own observation is preferred to that of the process which probes for this
+machine: longer than two heartbeats, so that what is heard is the newer one.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    The numbers the machine decides by.
+
+    Attributes:
+        rise: passed probes in a row after which a server that was down is up; default 2.
+        fall: silent or failed probes in a row after which a server is down, and failed joins in
+            a row after which the active server is left although its probes pass; default 3.
+        cool_down_first: seconds of the first cool-down for ``down`` and ``timeout``, doubled by
+            each that follows; default 5.
+        cool_down_max: seconds of the longest one; a server that has been out of cool-down for
+            longer than this starts anew at the first; default 300.
+        rotation_interval: least number of seconds between a rotation and an automatic one after
+            it; never delays leaving a server that is confirmed down; default 10.
+        pace: participants per second that are moved at a rotation; default 200.
+        patience: seconds that a rotation which somebody asked for may wait for a probe or for
+            the store before it is refused; default 5.
+    """
+
+    rise: int = 2
+    fall: int = 3
+    cool_down_first: float = 5.0
+    cool_down_max: float = 300.0
+    rotation_interval: float = 10.0
+    pace: float = 200.0
+    patience: float = 5.0
+
+
+class Health(StrEnum):
+    """What is known of a server; cool-down and drain are other facts."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The observation that shows a server down: what was seen, and when its probe began."""
+
+    outcome: ProbeOutcome
+    detail: str
+    began: float
+
+
+@dataclass(slots=True)
+class _Sight:
+    """What this process saw of one server."""
+
+    health: Health = Health.UNKNOWN
+    misconfigured: bool = False
+    heard: bool | None = None  # by the process that probes on this machine; None: own is newer
+    # The newest observation.
+    outcome: ProbeOutcome | None = None
+    detail: str = ""
+    began: float = 0.0
+    at: float = 0.0
+    # Runs of observations of one kind.
+    passes: int = 0
+    misses: int = 0
+    missing_since: float = 0.0
+    answering_since: float | None = None
+
+
+class HealthBook:
+    """
+    The health of each server, from probes.
+
+    A refusal comes from the other side and is believed at once. Silence is weaker: it takes
+    ``fall`` of them, and a witness, another server that answers. Without one the silences are
+    remembered, and one more, of a probe that began after a witness came back, is enough: the
+    first server to answer after an outage of our own network must not condemn the others,
+    whose answers are still on their way.
+    """
+
+    def __init__(self, names: Sequence[str], settings: Settings) -> None:
+        self._settings = settings
+        self._sights = {name: _Sight() for name in names}
+
+    def probed(self, event: Probed, now: float) -> None:
+        """Take in an observation; silence during an own stall is none."""
+        sight = self._sights.get(event.server)
+        if sight is None or (event.stalled and event.outcome is ProbeOutcome.SILENT):
+            return
+        sight.outcome, sight.detail, sight.at = event.outcome, event.detail, now
+        sight.began = now if event.began is None else event.began
+        sight.heard = None
+        if event.outcome is ProbeOutcome.UNAUTHORIZED:
+            sight.misconfigured = True
+        elif event.outcome is ProbeOutcome.PASSED and event.signed:
+            sight.misconfigured = False
+        if event.outcome in (ProbeOutcome.PASSED, ProbeOutcome.UNAUTHORIZED):
+            self._answered(sight, now)
+        else:
+            self._missed(sight, now)
+        self._judge()
+
+    def _answered(self, sight: _Sight, now: float) -> None:
+        sight.passes += 1
+        sight.misses = 0
+        if sight.answering_since is None:
+            sight.answering_since = now
+        if sight.health is Health.UNKNOWN or sight.passes >= self._settings.rise:
+            sight.health = Health.UP
+
+    def _missed(self, sight: _Sight, now: float) -> None:
+        if sight.misses == 0:
+            sight.missing_since = now
+        sight.misses += 1
+        sight.passes = 0
+        sight.answering_since = None
+
+    def _judge(self) -> None:
+        # All of them: an answer of one server may be the witness against another.
+        for name, sight in self._sights.items():
+            if sight.health is not Health.DOWN and self._condemned(name, sight):
+                sight.health = Health.DOWN
+
+    def _condemned(self, name: str, sight: _Sight) -> bool:
+        if sight.outcome is ProbeOutcome.REFUSED:
+            return True
+        if sight.misses < self._settings.fall:
+            return False
+        if sight.outcome is ProbeOutcome.FAILED or len(self._sights) == 1:
+            return True
+        return any(
+            other.answering_since is not None
+            and other.answering_since <= sight.began
+            and other.at >= sight.missing_since
+            for other_name, other in self._sights.items()
+            if other_name != name
+        )
+
+    def heard(self, health: Mapping[str, bool], now: float) -> None:
+        """Take in what the process that probes on this machine sees (server -> up)."""
+        for name, up in health.items():
+            sight = self._sights.get(name)
+            if sight and (sight.outcome is None or now - sight.at > OWN_LASTS):
+                sight.heard = up
+
+    def health(self, server: str) -> Health:
+        """The health of ``server``; unknown for one that is not of the pool."""
+        sight = self._sights.get(server)
+        if sight is None:
+            return Health.UNKNOWN
+        if sight.heard is None:
+            return sight.health
+        return Health.UP if sight.heard else Health.DOWN
+
+    def seen(self, server: str) -> bool:
+        """Whether anything was observed of ``server``, here or by the machine's prober."""
+        sight = self._sights.get(server)
+        return sight is not None and (sight.outcome is not None or sight.heard is not None)
+
+    def passed(self, server: str) -> bool:
+        """Whether the newest observation of ``server`` is a passed probe."""
+        sight = self._sights.get(server)
+        if sight is None:
+            return False
+        return sight.outcome is ProbeOutcome.PASSED if sight.heard is None else sight.heard
+
+    def misconfigured(self, server: str) -> bool:
+        """Whether ``server`` refuses tokens made with our key for it."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.misconfigured
+
+    def evidence(self, server: str) -> Evidence | None:
+        """
+        The newest own observation of ``server`` if it shows it down, else None.
+
+        What is only heard confirms nothing: a row may be older than a rotation back.
+        """
+        sight = self._sights.get(server)
+        if sight is None or sight.outcome is None:
+            return None
+        if sight.health is not Health.DOWN or sight.misses == 0:
+            return None
+        return Evidence(outcome=sight.outcome, detail=sight.detail, began=sight.began)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether all servers of a pool of several are silent, so that silence says nothing."""
+        return len(self._sights) > 1 and all(
+            sight.outcome is ProbeOutcome.SILENT for sight in self._sights.values()
+        )
+
+
+def cooled(record: ServerRecord, cause: Cause, now: float, settings: Settings) -> ServerRecord:
+    """Put a server into cool-down: the first one's time, doubled for each failure in a row."""
+    ended = record.cool_down_until
+    forgotten = ended is None or now - ended > settings.cool_down_max
+    failures = 0 if forgotten else record.failures
+    # Nobody needs the 1024th power of two, and a float cannot hold it.
+    pause = settings.cool_down_first * 2.0 ** min(failures, 64)
+    return replace(
+        record,
+        cool_down_until=now + min(pause, settings.cool_down_max),
+        cool_down_cause=cause,
+        failures=failures + 1,
+    )
