@@ -1,0 +1,88 @@
+"""
+Log events, by constant names.
+
+An event's message is its name; all values travel as fields beside it, so that a program can
+read them. No field ever holds a secret, a token, an identity or a room's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Final
+
+__all__ = [
+    "LEFT_BEHIND",
+    "NO_SERVER",
+    "PROBE",
+    "READY",
+    "ROTATED",
+    "STALLED",
+    "STORE_AWAY",
+    "STORE_BACK",
+    "TASK_FAILED",
+    "UPSTREAM_REFUSED",
+    "configure",
+    "event",
+]
+
+ROTATED: Final = "LiveKit server rotated"
+NO_SERVER: Final = "No LiveKit server is available"
+PROBE: Final = "LiveKit server changed health"
+READY: Final = "Pool ready"
+STALLED: Final = "Own event loop stalled"
+STORE_AWAY: Final = "Store does not answer"
+STORE_BACK: Final = "Store answers again"
+TASK_FAILED: Final = "Task failed"
+UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
+LEFT_BEHIND: Final = "Sessions were cut off"
+
+_logger: Final = logging.getLogger("livekit_pool")
+
+
+def event(name: str, level: int = logging.INFO, **fields: object) -> None:
+    """
+    Log the event ``name`` with ``fields``; None values are left out.
+
+    A field whose name is a Python keyword is given with an underscore behind it (``from_``).
+    """
+    if _logger.isEnabledFor(level):
+        shown = {key.rstrip("_"): value for key, value in fields.items() if value is not None}
+        _logger.log(level, name, extra={"fields": shown})
+
+
+def failure(name: str, error: BaseException, **fields: object) -> None:
+    """Log an unexpected error with its traceback; its text is not trusted to hold no secret."""
+    _logger.error(
+        name,
+        exc_info=error if _logger.isEnabledFor(logging.DEBUG) else None,
+        extra={"fields": {**fields, "error": type(error).__name__}},
+    )
+
+
+class _LineFormatter(logging.Formatter):
+    """One line an event: time, level, name, ``key=value`` for each field, quoted where needed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        parts = [f"{moment}.{int(record.msecs):03d}Z", f"{record.levelname:<7}", record.getMessage()]
+        for key, value in getattr(record, "fields", {}).items():
+            text = f"{value:.3f}" if isinstance(value, float) else str(value)
+            if not text or any(c in text for c in ' "=') or not text.isprintable():
+                text = '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+            parts.append(f"{key}={text}")
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure(level: str = "info") -> None:
+    """Send this process's log to standard error, one line an event."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    _logger.setLevel(level.upper())

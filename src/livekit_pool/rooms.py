@@ -1,0 +1,358 @@
+"""
+The live rooms of this process, and their moves.
+
+Participants of one room on two servers do not see each other, so a room moves whole. The store
+holds a placement for each live room; everybody goes where it says. This module keeps what this
+process knows of its rooms, moves them when the active server changed, and tells their sessions
+when a placement moved, no matter which process moved it. It knows sessions only as `Session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
+
+from .core.actions import Announce
+from .driver import Driver
+from .exceptions import StoreError
+from .stores.base import Placement, Settling, Stale
+
+__all__ = ["Room", "Rooms", "Session"]
+
+LONGEST_WAIT: Final = 10.0
+"""Seconds after which a room moves although some of its sessions are not settled."""
+
+RENEW: Final = 20.0
+"""Seconds between two renewals of this process's rooms; placements lapse after 60."""
+
+ON_THE_MOVE: Final = 2.0
+"""Seconds after a move during which participants may still be on their way."""
+
+
+class Session(Protocol):
+    """A participant's connection through this process, as far as rooms know it."""
+
+    @property
+    def server(self) -> str:
+        """The server it is connected to."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether its client can bear to be moved."""
+
+    def move(self, placement: Placement) -> None:
+        """Send the client to ``placement``; called once."""
+
+
+class Room:
+    """
+    A room with sessions, or joins under way, in this process.
+
+    Attributes:
+        placement: the newest placement this process knows.
+        joining: joins under way.
+        unsettled: sessions that are not settled yet.
+    """
+
+    __slots__ = ("held", "joining", "mover", "name", "placement", "sessions", "unsettled")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.placement: Placement | None = None
+        self.sessions: set[Session] = set()
+        self.joining = 0
+        self.unsettled = 0
+        self.held = False  # whether the store has this process as a holder of the room
+        self.mover: asyncio.Task[None] | None = None
+
+
+class Rooms:
+    """The rooms of one process of the pool."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._store = driver.store
+        self._rooms: dict[str, Room] = {}
+        self._learned: dict[int, float] = {}  # active_since -> monotonic time this process heard of it
+        self._moved_at: dict[str, float] = {}  # rooms that moved lately, by monotonic time
+        self._writes: asyncio.Queue[tuple[str, Room]] = asyncio.Queue()
+        driver.sessions = self.sessions
+        driver.listen(self._announced)
+        driver.listen_health(self._health_changed)
+        driver.listen_moves(self._heard)
+
+    def start(self) -> None:
+        """Begin to renew and to write; the driver must be running."""
+        self._driver.spawn(self._renew())
+        self._driver.spawn(self._write())
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(list(self._rooms.values()))
+
+    def sessions(self) -> Mapping[str, int]:
+        """Server name -> participants connected through this process."""
+        return Counter(
+            session.server for room in self._rooms.values() for session in room.sessions
+        )
+
+    # -- where a room is --
+
+    async def resolve(self, name: str, prefer: str | None = None) -> Placement:
+        """
+        The placement that a join of room ``name`` must go to; makes or moves it where that is due.
+
+        ``prefer`` is the server that a returning client comes from: a room without a placement
+        is put there if that server is joinable, because its media still runs on it.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        driver = self._driver
+        while True:
+            document = await driver.fresh()
+            server = document.active_server
+            if prefer is not None and driver.joinable(prefer):
+                server = prefer
+            answer = await self._store.place(name, server, document.revision)
+            if isinstance(answer, Stale):
+                await driver.reload()
+                continue
+            if answer.revision > driver.document.revision:
+                await driver.reload()
+            self._learn(answer)
+            if not self._outdated(answer):
+                return answer
+            room = self._rooms.get(name)
+            if driver.joinable(answer.server) and not self._due(name, room):
+                return answer
+            moved = await self._move(name, force=not driver.joinable(answer.server))
+            if isinstance(moved, Settling):
+                return moved.placement
+            return moved
+
+    def known(self, name: str) -> Placement | None:
+        """The newest placement of ``name`` that this process heard of, if it has the room."""
+        room = self._rooms.get(name)
+        return room.placement if room is not None else None
+
+    def on_the_move(self, name: str) -> bool:
+        """Whether ``name`` moved so lately that some of its participants may not be back yet."""
+        moved = self._moved_at.get(name)
+        return moved is not None and time.monotonic() - moved < ON_THE_MOVE
+
+    def _outdated(self, placement: Placement) -> bool:
+        """Whether ``placement`` is older than the active server, and on another one."""
+        document = self._driver.document
+        return (
+            placement.revision < document.active_since
+            and placement.server != document.active_server
+        )
+
+    def _moment(self, name: str) -> float:
+        """When ``name`` should move, as monotonic time: spread over the rotation's window."""
+        document = self._driver.document
+        since = document.active_since
+        learned = self._learned.setdefault(since, time.monotonic())
+        digest = hashlib.blake2b(f"{since}:{name}".encode(), digest_size=8).digest()
+        return learned + document.window * (int.from_bytes(digest, "big") / 2**64)
+
+    def _due(self, name: str, room: Room | None) -> bool:
+        now = time.monotonic()
+        if now < self._moment(name):
+            return False
+        return room is None or not room.unsettled or now >= self._deadline()
+
+    def _deadline(self) -> float:
+        since = self._driver.document.active_since
+        return self._learned.setdefault(since, time.monotonic()) + LONGEST_WAIT
+
+    async def _move(self, name: str, *, force: bool) -> Placement | Settling:
+        document = self._driver.document
+        answer = await self._store.move(
+            name,
+            document.active_server,
+            document.active_since,
+            self._driver.process,
+            force=force or time.monotonic() >= self._deadline(),
+        )
+        if not isinstance(answer, Settling):
+            if answer.revision > self._driver.document.revision:
+                await self._driver.reload()
+            self._heard(answer)
+        return answer
+
+    # -- sessions come and go --
+
+    @contextlib.contextmanager
+    def joining(self, name: str) -> Iterator[Room]:
+        """A join of ``name`` is under way: the room is kept, and its holder is not given up."""
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = Room(name)
+        room.joining += 1
+        try:
+            yield room
+        finally:
+            room.joining -= 1
+            self._forget_if_empty(room)
+
+    async def confirm(self, room: Room, placement: Placement, settling: float) -> bool:
+        """
+        Bind a session to ``placement`` if it still holds, unsettled for ``settling`` seconds.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        until = self._driver.now() + settling
+        now_there = await self._store.confirm(placement, self._driver.process, until)
+        if now_there is not None:
+            self._learn(now_there)
+            room.held = True
+        return now_there == placement and not (
+            self._outdated(placement) and not self._driver.joinable(placement.server)
+        )
+
+    def add(self, room: Room, session: Session, *, unsettled: bool) -> None:
+        """``session`` is open."""
+        room.sessions.add(session)
+        if unsettled:
+            room.unsettled += 1
+        else:
+            self._writes.put_nowait(("settled", room))
+        self._follow(room)
+
+    def settled(self, room: Room, session: Session) -> None:
+        """``session`` became settled: it is moved now if the room moved meanwhile."""
+        self._less_unsettled(room)
+        placement = room.placement
+        if placement is not None and placement.server != session.server:
+            session.move(placement)
+
+    def remove(self, room: Room, session: Session, *, unsettled: bool) -> None:
+        """``session`` is over, or was told to move."""
+        room.sessions.discard(session)
+        if unsettled:
+            self._less_unsettled(room)
+        self._forget_if_empty(room)
+
+    def _less_unsettled(self, room: Room) -> None:
+        room.unsettled -= 1
+        if not room.unsettled and not room.joining:
+            self._writes.put_nowait(("settled", room))
+
+    def _forget_if_empty(self, room: Room) -> None:
+        if room.sessions or room.joining:
+            return
+        if self._rooms.get(room.name) is room:
+            del self._rooms[room.name]
+        if room.held:
+            room.held = False
+            self._writes.put_nowait(("release", room))
+
+    async def _write(self) -> None:
+        """Tell the store, in order, what became of this process's rooms."""
+        while True:
+            what, room = await self._writes.get()
+            with contextlib.suppress(StoreError):
+                if what == "settled":
+                    if not room.unsettled:
+                        await self._store.settled(room.name, self._driver.process)
+                elif room.name not in self._rooms:
+                    await self._store.release(room.name, self._driver.process)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW)
+            names = [room.name for room in self if room.sessions]
+            with contextlib.suppress(StoreError):
+                await self._store.renew(names, self._driver.process)
+            long_ago = time.monotonic() - 60
+            self._moved_at = {k: at for k, at in self._moved_at.items() if at > long_ago}
+            since = self._driver.document.active_since
+            self._learned = {k: at for k, at in self._learned.items() if k >= since}
+
+    # -- moves --
+
+    def _announced(self, announce: Announce) -> None:
+        document = announce.document
+        if document.active_since not in self._learned:
+            self._learned[document.active_since] = time.monotonic()
+        for room in self:
+            self._follow(room)
+
+    def _health_changed(self, server: str) -> None:
+        for room in self:
+            if room.placement is not None and room.placement.server == server:
+                self._follow(room)
+
+    def _heard(self, placement: Placement | None) -> None:
+        """A placement moved, says the store; None: any may have."""
+        if placement is None:
+            self._driver.spawn(self._reread())
+            return
+        self._moved_at[placement.room] = time.monotonic()
+        self._learn(placement)
+
+    async def _reread(self) -> None:
+        with contextlib.suppress(StoreError):
+            for placement in await self._store.placements():
+                self._learn(placement)
+
+    def _learn(self, placement: Placement) -> None:
+        """Take in a placement, whoever told of it; tell the sessions that are elsewhere."""
+        room = self._rooms.get(placement.room)
+        if room is None:
+            return
+        if room.placement is None or placement.revision >= room.placement.revision:
+            room.placement = placement
+            self._tell(room)
+            self._follow(room)
+
+    def _tell(self, room: Room) -> None:
+        placement = room.placement
+        if placement is None:
+            return
+        for session in list(room.sessions):
+            if session.server == placement.server:
+                continue
+            if session.settled or not self._driver.joinable(session.server):
+                session.move(placement)
+
+    def _follow(self, room: Room) -> None:
+        """See to it that ``room`` moves if it should; one mover for each room."""
+        if room.placement is None or not room.sessions:
+            return
+        self._tell(room)
+        if self._outdated(room.placement) and (room.mover is None or room.mover.done()):
+            room.mover = self._driver.spawn(self._move_when_due(room))
+
+    async def _move_when_due(self, room: Room) -> None:
+        driver = self._driver
+        while (
+            room.sessions
+            and (placement := room.placement) is not None
+            and self._outdated(placement)
+        ):
+            down = not driver.joinable(placement.server)
+            wait = self._moment(room.name) - time.monotonic()
+            if not down and wait > 0:
+                await asyncio.sleep(min(wait, 0.2))
+                continue
+            if not down and room.unsettled and time.monotonic() < self._deadline():
+                await asyncio.sleep(0.05)
+                continue
+            try:
+                answer = await self._move(room.name, force=down)
+            except StoreError:
+                await asyncio.sleep(0.5)
+                continue
+            if isinstance(answer, Settling):
+                await asyncio.sleep(min(0.1, max(0.01, answer.until - driver.now())))

@@ -1,0 +1,245 @@
+"""
+WebSocket frames (RFC 6455, section 5) as far as a splice must know them.
+
+Bytes pass through unparsed; a `FrameStream` only keeps count of frame boundaries and looks at
+the first bytes of each message, which tell the kind of LiveKit signal message: both
+``SignalRequest`` and ``SignalResponse`` (livekit_rtc.proto) are a single ``oneof``, so the tag
+of the first field names the message. Only the kinds asked for are taken out and handed over
+whole. No I/O here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Container
+from typing import Final, NamedTuple
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "EVERY_KIND",
+    "FrameError",
+    "FrameStream",
+    "Message",
+    "accept_key",
+    "close_frame",
+    "encode",
+]
+
+CONTINUATION: Final = 0
+TEXT: Final = 1
+BINARY: Final = 2
+CLOSE: Final = 8
+PING: Final = 9
+PONG: Final = 10
+
+_FINAL_BIT: Final = 0x80
+_RESERVED_BITS: Final = 0x70  # no extension is ever offered upstream, so none may be used
+_MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+HELD_LIMIT: Final = 4 * 2**20
+"""Largest message, in bytes, that is held back to be looked at whole; larger ones pass unread."""
+
+
+class _EveryKind:
+    """Contains every kind of message."""
+
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+EVERY_KIND: Final[Container[int]] = _EveryKind()
+
+
+class FrameError(Exception):
+    """The peer broke RFC 6455; ``code`` is the close code that says so (section 7.4.1)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Message(NamedTuple):
+    """A message taken out of the stream: ``kind`` is its field number, ``raw`` its frames."""
+
+    opcode: int
+    kind: int
+    payload: bytes
+    raw: bytes
+
+
+class FrameStream:
+    """
+    One direction of a WebSocket connection: where its frames end, and which messages matter.
+
+    Attributes:
+        wanted: kinds (field numbers) of messages to take out.
+    """
+
+    __slots__ = ("_fragmented", "_held", "_masked", "_rest", "wanted")
+
+    def __init__(self, *, masked: bool, wanted: Container[int] = ()) -> None:
+        """``masked`` is True for the client's direction (RFC 6455, section 5.3)."""
+        self._masked = masked
+        self._rest = 0  # bytes of a frame that is passing through and has not ended yet
+        self._held = b""  # the beginning of a frame that cannot be judged yet
+        self._fragmented = False  # within a message of several frames that is passing through
+        self.wanted = wanted
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what was passed on so far ends with a whole message."""
+        return not self._rest and not self._fragmented
+
+    def feed(self, data: bytes) -> bytes | list[bytes | Message]:
+        """
+        Take the next bytes; answer what to do with them, in order.
+
+        Plain bytes are to be passed on. A `Message` is a wanted message, or a close frame, and
+        is up to the caller. Where nothing is wanted the very bytes are returned.
+
+        Raises:
+            FrameError: the peer broke the protocol, or sent text.
+        """
+        rest, size = self._rest, len(data)
+        if rest >= size:
+            self._rest = rest - size
+            return data
+        if self._held:
+            data = self._held + data
+            self._held = b""
+            size = len(data)
+        masked, start, at = self._masked, 0, rest
+        pieces: list[bytes | Message] = []
+        while at < size:
+            if size - at < 2:
+                break
+            first, length = data[at], data[at + 1]
+            if masked != (length >= 128):
+                raise FrameError(1002, "wrong masking")
+            length &= 127
+            body = at + 2
+            if length >= 126:
+                body = at + (4 if length == 126 else 10)
+                if size < body:
+                    break
+                length = int.from_bytes(data[at + 2 : body], "big")
+            if masked:
+                body += 4
+            end = body + length
+            opcode = first & 15
+            if first & _RESERVED_BITS:
+                raise FrameError(1002, "reserved bits are set")
+            if opcode == BINARY:
+                if self._fragmented:
+                    raise FrameError(1002, "a message inside another")
+                if length:
+                    if size < body + (2 if length > 1 else 1):
+                        break
+                    kind = data[body] ^ data[body - 4] if masked else data[body]
+                    if kind >= 128 and length > 1:
+                        second = data[body + 1] ^ data[body - 3] if masked else data[body + 1]
+                        kind = (kind & 127) | (second << 7)
+                    kind >>= 3
+                    if kind in self.wanted and length <= HELD_LIMIT:
+                        message, end = self._take(data, at, kind)
+                        if message is None:
+                            break
+                        if start < at:
+                            pieces.append(data[start:at])
+                        pieces.append(message)
+                        start = at = end
+                        continue
+                if not first & _FINAL_BIT:
+                    self._fragmented = True
+            elif opcode == CONTINUATION:
+                if not self._fragmented:
+                    raise FrameError(1002, "a continuation of nothing")
+                if first & _FINAL_BIT:
+                    self._fragmented = False
+            elif opcode == CLOSE:
+                if length > 125 or not first & _FINAL_BIT:
+                    raise FrameError(1002, "a control frame that is too long")
+                if size < end:
+                    break
+                if start < at:
+                    pieces.append(data[start:at])
+                raw = data[at:end]
+                pieces.append(Message(CLOSE, 0, self._payload(data, body, end), raw))
+                start = at = end
+                continue
+            elif opcode == TEXT:
+                # A text frame would switch the server to JSON for this connection.
+                raise FrameError(1003, "text is not LiveKit's signalling")
+            elif opcode not in (PING, PONG) or length > 125 or not first & _FINAL_BIT:
+                raise FrameError(1002, "an unknown or malformed frame")
+            at = end
+        if at > size:
+            self._rest = at - size
+            at = size
+        else:
+            self._rest = 0
+            if at < size:
+                self._held = data[at:]
+        if not pieces and start == 0 and at == len(data):
+            return data
+        if start < at:
+            pieces.append(data[start:at])
+        return pieces
+
+    def _payload(self, data: bytes, body: int, end: int) -> bytes:
+        payload = data[body:end]
+        return _masked(payload, data[body - 4 : body]) if self._masked else payload
+
+    def _take(self, data: bytes, at: int, kind: int) -> tuple[Message | None, int]:
+        """Cut the whole message that begins at ``at``; None if it has not arrived whole."""
+        payload, begin, size = b"", at, len(data)
+        while True:
+            if size - at < 2:
+                return None, begin
+            length, body = data[at + 1] & 127, at + 2
+            if length >= 126:
+                body = at + (4 if length == 126 else 10)
+                if size < body:
+                    return None, begin
+                length = int.from_bytes(data[at + 2 : body], "big")
+            if self._masked:
+                body += 4
+            end = body + length
+            if size < end:
+                return None, begin
+            if data[at] & 15 in (BINARY, CONTINUATION):
+                payload += self._payload(data, body, end)
+                if data[at] & _FINAL_BIT:
+                    return Message(BINARY, kind, payload, data[begin:end]), end
+            at = end
+
+
+def _masked(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+
+
+def encode(payload: bytes, opcode: int = BINARY, mask: bytes | None = None) -> bytes:
+    """One whole frame; ``mask`` (4 random bytes) if it goes to a server (RFC 6455, section 5.2)."""
+    size, bit = len(payload), 0x80 if mask is not None else 0
+    head = bytes([_FINAL_BIT | opcode])
+    if size < 126:
+        head += bytes([bit | size])
+    elif size < 2**16:
+        head += bytes([bit | 126]) + size.to_bytes(2, "big")
+    else:
+        head += bytes([bit | 127]) + size.to_bytes(8, "big")
+    return head + payload if mask is None else head + mask + _masked(payload, mask)
+
+
+def close_frame(code: int, mask: bytes | None = None) -> bytes:
+    """A close frame with ``code`` and no reason text."""
+    return encode(code.to_bytes(2, "big"), CLOSE, mask)
+
+
+def accept_key(key: bytes) -> bytes:
+    """``Sec-WebSocket-Accept`` for ``Sec-WebSocket-Key`` (RFC 6455, section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())

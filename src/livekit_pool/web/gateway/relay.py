@@ -1,0 +1,484 @@
+"""
+SignalRelay: the client's side of a signal connection, and the splice between both sides.
+
+uvicorn makes one for each upgrade request (its ``ws`` option) and feeds it the request's bytes
+first. After admission (`admission.admit`) bytes pass through unparsed in both directions; the
+relay knows where frames end, so that it can put frames of its own between two of the server's,
+and reads the few messages that concern it.
+
+    HEAD -> ADMITTING -> OPEN -> TOLD -> CLOSED        told to come back, to another server
+                           |       ^
+                           +-> ORPHANED                its server's side was lost
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from livekit.protocol import models, rtc
+
+from ... import tokens
+from ...rooms import Room
+from ...stores.base import Placement
+from . import signal
+from .frames import CLOSE, FrameError, FrameStream, Message, accept_key, close_frame, encode
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .request import UpgradeRequest
+    from .upstream import Upstream
+
+__all__ = ["LINGER", "Phase", "SignalRelay"]
+
+LINGER: Final = 1.5
+"""Seconds after which a connection that was told to go, and did not, is cut."""
+
+_EARLY_LIMIT: Final = 64 * 1024
+"""Bytes a client may send before it has been answered."""
+
+_FROM_CLIENT: Final = frozenset({signal.REQUEST_LEAVE})
+_WHILE_SETTLING: Final = frozenset(
+    {signal.UPDATE, signal.LEAVE, signal.REFRESH_TOKEN, signal.ROOM_MOVED, signal.RECONNECT}
+)
+_SETTLED: Final = _WHILE_SETTLING - {signal.UPDATE}
+
+# Each reason phrase is what LiveKit's own server (Go's net/http) says.
+_PHRASES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    413: "Request Entity Too Large",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    508: "Loop Detected",
+}
+
+
+class Phase(IntEnum):
+    """Where a relay is in its life."""
+
+    HEAD = 0
+    ADMITTING = 1
+    OPEN = 2
+    ORPHANED = 3
+    TOLD = 4
+    CLOSED = 5
+
+
+class SignalRelay(asyncio.Protocol):
+    """
+    One client's signal connection.
+
+    Attributes:
+        phase: where it is in its life.
+        server: name of the server it is connected to.
+        claims: the latest claims of its token, as JSON bytes (`tokens.payload`).
+        settled: whether its client can bear to be moved.
+        since: loop time at which it was opened, or orphaned.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_client",
+        "_early",
+        "_gateway",
+        "_move",
+        "_said_goodbye",
+        "active",
+        "claims",
+        "phase",
+        "room",
+        "server",
+        "settled",
+        "sid",
+        "since",
+        "transport",
+        "upstream",
+    )
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._admission: asyncio.Task[None] | None = None
+        self._client: FrameStream | None = None
+        self._early: bytes | None = None
+        self._move: Placement | None = None  # asked for, and not yet at a frame's end
+        self._said_goodbye = False
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
+        self.upstream: Upstream | None = None
+        self.phase = Phase.HEAD
+        self.server = ""
+        self.claims = b""
+        self.room: Room | None = None
+        self.sid = ""
+        self.active = False
+        self.settled = False
+        self.since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<SignalRelay {self.phase.name} server={self.server!r} settled={self.settled}>"
+
+    # -- the client's side --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream transport
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase is Phase.OPEN:
+            self._from_client(data)
+        elif phase is Phase.HEAD:
+            self.phase = Phase.ADMITTING
+            self._admission = self._gateway.admit(self, data)
+        elif phase is Phase.ADMITTING:
+            self._early = (self._early or b"") + data
+            if len(self._early) > _EARLY_LIMIT:
+                self.transport.abort()
+        elif phase is Phase.TOLD or phase is Phase.ORPHANED:
+            self._drop(data)
+
+    def _from_client(self, data: bytes) -> None:
+        upstream = self.upstream
+        assert upstream is not None and self._client is not None
+        try:
+            pieces = self._client.feed(data)
+        except FrameError as error:
+            self._refuse_frames(error)
+            return
+        if isinstance(pieces, bytes):
+            upstream.transport.write(pieces)
+            return
+        for piece in pieces:
+            if isinstance(piece, Message):
+                self._said_goodbye = True  # a leave, or a close: what follows is no fault
+                upstream.transport.write(piece.raw)
+            elif piece:
+                upstream.transport.write(piece)
+
+    def _refuse_frames(self, error: FrameError) -> None:
+        """The client broke the protocol: close with the code that says so; the server hears 1006."""
+        self.transport.write(close_frame(error.code))
+        self.transport.close()
+
+    def _drop(self, data: bytes) -> None:
+        """After a goodbye of ours only the client's close frame counts: livekit-client waits for it."""
+        try:
+            pieces = self._client.feed(data) if self._client is not None else b""
+        except FrameError:
+            self.transport.abort()
+            return
+        if isinstance(pieces, list):
+            for piece in pieces:
+                if isinstance(piece, Message) and piece.opcode == CLOSE:
+                    self.transport.write(close_frame(1000))
+                    self.transport.close()
+                    return
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._admission is not None:
+            self._admission.cancel()
+            self._admission = None
+        upstream = self.upstream
+        if upstream is not None and self.phase is Phase.OPEN:
+            upstream.relay = None
+            upstream.transport.close()
+        self._closed()
+
+    def pause_writing(self) -> None:
+        if self.upstream is not None and self.phase is Phase.OPEN:
+            self.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.upstream is not None and self.phase is Phase.OPEN:
+            self.upstream.transport.resume_reading()
+
+    # -- admission --
+
+    def refuse(self, status: int, text: str, retry_after: int | None = None) -> None:
+        """Answer the upgrade request with ``status``, as LiveKit's server would: plain text, CORS open."""
+        body = text.encode()
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES.get(status, 'Error')}\r\n"
+            "Access-Control-Allow-Origin: *\r\n"
+            "Content-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            "Connection: close\r\n"
+        )
+        if retry_after is not None:
+            head += f"Retry-After: {retry_after}\r\n"
+        self.phase = Phase.CLOSED
+        self.transport.write(head.encode() + b"\r\n" + body)
+        self.transport.close()
+
+    def answer_leave(self, request: UpgradeRequest) -> None:
+        """
+        Accept the upgrade only to say: come back with a new join.
+
+        The answer to a resume whose session this pool's servers no longer have; a server says
+        it itself in the same words (server: pkg/service/roommanager.go).
+        """
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept_key(request.key) + b"\r\n\r\n"
+        )
+        self._client = FrameStream(masked=True)
+        reason = models.DisconnectReason.STATE_MISMATCH
+        self.transport.write(encode(signal.leave(rtc.LeaveRequest.RECONNECT, reason)))
+        self._linger()
+
+    def open(
+        self, upstream: Upstream, room: Room, server: str, claims: bytes, *, resumed: bool
+    ) -> None:
+        """Take over an answered upstream connection; its first bytes are passed on by `passed`."""
+        self.upstream = upstream
+        self.room = room
+        self.server = server
+        self.claims = claims
+        self.active = resumed  # it was active before, and the server says no more of it
+        self._client = FrameStream(masked=True, wanted=_FROM_CLIENT)
+        self.phase = Phase.OPEN
+        self._admission = None
+        self.since = self._gateway.loop.time()
+        assert upstream.stream is not None
+        upstream.stream.wanted = _WHILE_SETTLING
+        upstream.attach(self)
+
+    def pass_first(self, head: bytes, first: tuple[bytes | Message, ...]) -> None:
+        """Pass the server's answer on: its head and what came with it."""
+        upstream = self.upstream
+        assert upstream is not None
+        self.transport.write(head)
+        self._pass(first)
+        if self._early:
+            early, self._early = self._early, None
+            self.data_received(early)
+        if self.phase is Phase.OPEN:
+            upstream.transport.resume_reading()
+            if upstream.lost:
+                self.server_lost()
+
+    # -- the server's side --
+
+    def from_server(self, data: bytes) -> None:
+        """Bytes from the server: pass them on, but for the messages that concern the gateway."""
+        if self.phase is not Phase.OPEN:
+            return
+        upstream = self.upstream
+        assert upstream is not None and upstream.stream is not None
+        try:
+            pieces = upstream.stream.feed(data)
+        except FrameError:
+            upstream.transport.abort()
+            return
+        if isinstance(pieces, bytes):
+            self.transport.write(pieces)
+        else:
+            self._pass(pieces)
+        if self._move is not None and upstream.stream.at_boundary:
+            self._tell(self._move)
+
+    def _pass(self, pieces: Sequence[bytes | Message]) -> None:
+        for piece in pieces:
+            if isinstance(piece, Message):
+                passed = self._read(piece)
+                if self.phase is not Phase.OPEN:
+                    return
+                if passed is not None:
+                    self.transport.write(passed)
+            else:
+                self.transport.write(piece)
+
+    def _read(self, message: Message) -> bytes | None:
+        """Read a message of the server's; returns the frames to pass on in its place."""
+        if message.opcode == CLOSE:
+            self._said_goodbye = True
+            return message.raw
+        if message.kind not in _WHILE_SETTLING and message.kind != signal.JOIN:
+            return message.raw
+        response = rtc.SignalResponse.FromString(message.payload)
+        match response.WhichOneof("message"):
+            case "join":
+                self.sid = response.join.participant.sid
+            case "update":
+                self._see(response.update)
+            case "refresh_token":
+                return encode(signal.refresh_token(self._refreshed(response.refresh_token)))
+            case "room_moved":
+                response.room_moved.token = self._refreshed(response.room_moved.token)
+                return encode(response.SerializeToString())
+            case "leave":
+                return self._server_leaves(response.leave, message)
+        return message.raw
+
+    def _see(self, update: rtc.ParticipantUpdate) -> None:
+        """The server tells of participants: is ours active?"""
+        if not self.active:
+            for participant in update.participants:
+                if participant.sid == self.sid:
+                    self.active = participant.state == models.ParticipantInfo.ACTIVE
+
+    def _refreshed(self, token: str) -> str:
+        gateway, room = self._gateway, self.room
+        placement = room.placement if room is not None else None
+        revision = placement.revision if placement is not None else gateway.pool.document.revision
+        renewed = tokens.refreshed(
+            token,
+            gateway.pool.servers[self.server],
+            tokens.claims_of(self.claims).raw,
+            gateway.pool.pair,
+            revision=revision,
+            server_name=self.server,
+        )
+        self.claims = tokens.payload(renewed)
+        return renewed
+
+    def _server_leaves(self, leave: rtc.LeaveRequest, message: Message) -> bytes | None:
+        """
+        The server says leave. Its own shutdown would throw everybody out for good.
+
+        Whose room was moved is not thrown out by what happens to it on the old server either.
+        Everything else (a kick, a deleted room, a second join) is meant and passes unchanged.
+        """
+        elsewhere = (
+            self.room is not None
+            and self.room.placement is not None
+            and self.room.placement.server != self.server
+        )
+        if leave.action != rtc.LeaveRequest.DISCONNECT:
+            self._said_goodbye = True
+            return message.raw
+        if leave.reason == models.DisconnectReason.SERVER_SHUTDOWN:
+            self._gateway.server_shuts_down(self)
+        elif not (elsewhere and leave.reason == models.DisconnectReason.ROOM_DELETED):
+            self._said_goodbye = True
+            return message.raw
+        self._say_leave(rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN)
+        self._give_up_upstream(goodbye=False)
+        return None
+
+    def server_lost(self) -> None:
+        """The upstream connection is gone."""
+        if self.phase is not Phase.OPEN:
+            return
+        if self._said_goodbye:
+            self.transport.close()
+            return
+        self.phase = Phase.ORPHANED
+        self.since = self._gateway.loop.time()
+        self._gateway.orphaned(self)
+
+    # -- moves --
+
+    def move(self, placement: Placement) -> None:
+        """
+        Send the client to ``placement``: at once, or as soon as no frame is cut in two by it.
+
+        Called for settled sessions, or when the session's server is down.
+        """
+        if self.phase is Phase.ORPHANED:
+            self._tell(placement)
+        elif self.phase is Phase.OPEN:
+            assert self.upstream is not None and self.upstream.stream is not None
+            self._move = placement
+            if self.upstream.stream.at_boundary:
+                self._tell(placement)
+
+    def _tell(self, placement: Placement) -> None:
+        """``refresh_token`` with the news, then Leave; goodbye to the old server for the client."""
+        self._move = None
+        stream = self.upstream.stream if self.upstream is not None else None
+        if stream is None or not stream.at_boundary:
+            self.transport.abort()  # its server died within a frame: nothing can follow that
+            return
+        gateway = self._gateway
+        token = tokens.news(
+            tokens.claims_of(self.claims).raw,
+            gateway.pool.pair,
+            revision=placement.revision,
+            server_name=placement.server,
+        )
+        self.transport.write(encode(signal.refresh_token(token)))
+        self._say_leave(rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN)
+        self._give_up_upstream(goodbye=True)
+
+    def release(self) -> None:
+        """An orphan whose server answers: the client resumes, if its connection simply breaks."""
+        self.transport.abort()
+
+    def send_away(self) -> None:
+        """An orphan with no server to go to: the client comes back until there is one."""
+        if self.upstream is not None and self.upstream.stream is not None:
+            if self.upstream.stream.at_boundary:
+                self._say_leave(
+                    rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN
+                )
+                return
+        self.transport.abort()
+
+    def resume_elsewhere(self) -> None:
+        """This process ends: the client resumes through another, to the same server."""
+        stream = self.upstream.stream if self.upstream is not None else None
+        if self.phase is not Phase.OPEN or stream is None or not stream.at_boundary:
+            self.transport.abort()
+            return
+        self._say_leave(rtc.LeaveRequest.RESUME, models.DisconnectReason.SERVER_SHUTDOWN)
+        self._give_up_upstream(goodbye=False)
+
+    def _say_leave(
+        self,
+        action: rtc.LeaveRequest.Action,
+        reason: models.DisconnectReason,
+    ) -> None:
+        self.transport.write(encode(signal.leave(action, reason)))
+        self._linger()
+
+    def _linger(self) -> None:
+        self._move = None
+        self._leave_room()
+        self.phase = Phase.TOLD
+        self._gateway.loop.call_later(LINGER, self.transport.abort)
+
+    def _give_up_upstream(self, *, goodbye: bool) -> None:
+        """
+        Let go of the server's side; with ``goodbye`` the participant is gone there at once.
+
+        If a frame of the client's was passed on in part, the goodbye would be taken for its
+        rest: then the connection is cut, and the server notices by itself.
+        """
+        upstream, self.upstream = self.upstream, None
+        if upstream is None:
+            return
+        upstream.relay = None
+        if not goodbye or upstream.lost or self._client is None or not self._client.at_boundary:
+            upstream.transport.abort()
+            return
+        upstream.transport.write(encode(signal.GOODBYE, mask=secrets.token_bytes(4)))
+        upstream.transport.write(close_frame(1000, secrets.token_bytes(4)))
+        self._gateway.loop.call_later(LINGER, upstream.transport.abort)
+
+    # -- the end --
+
+    def becomes_settled(self) -> None:
+        """Its client can bear a move from now on."""
+        self.settled = True
+        if self.upstream is not None and self.upstream.stream is not None:
+            self.upstream.stream.wanted = _SETTLED
+
+    def _leave_room(self) -> None:
+        room, self.room = self.room, None
+        if room is not None:
+            self._gateway.pool.rooms.remove(room, self, unsettled=not self.settled)
+
+    def _closed(self) -> None:
+        self._leave_room()
+        self.phase = Phase.CLOSED
+        self.upstream = None
+        self._gateway.closed(self)

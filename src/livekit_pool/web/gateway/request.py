@@ -1,0 +1,191 @@
+"""
+The upgrade request of a signal connection: what it asks for, and as it goes upstream.
+
+Paths, parameters and the order in which a token is looked for are LiveKit's
+(server: pkg/service/rtcservice.go, auth.go). No I/O here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from google.protobuf.message import DecodeError
+from livekit.protocol import rtc
+
+from ...servers import Server
+
+__all__ = [
+    "NOT_FORWARDED",
+    "SIGNAL_PATHS",
+    "VIA",
+    "BadRequest",
+    "SignalQuery",
+    "UpgradeRequest",
+    "bearer",
+]
+
+SIGNAL_PATHS: Final = frozenset({b"/rtc", b"/rtc/v1"})
+
+VIA: Final = b"livekit-pool-via"
+"""Header that carries the pool's lineage upstream: who meets its own is calling itself."""
+
+_JOIN_REQUEST_LIMIT: Final = 2**20  # as the server's: rtcservice.go, decompressed size
+
+NOT_FORWARDED: Final = frozenset(
+    {
+        b"host",
+        b"authorization",
+        b"sec-websocket-extensions",  # frames must stay readable: no compression is offered
+        b"x-forwarded-for",
+        b"x-real-ip",
+        b"cf-connecting-ip",
+        b"proxy-authorization",
+        b"cookie",
+        VIA,
+    }
+)
+
+
+class BadRequest(Exception):
+    """The request is refused with ``status``; the text is one sentence fit for the client."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class SignalQuery:
+    """
+    The query of a join, a resume, or a validation.
+
+    Attributes:
+        raw: the query without the token.
+        token: the ``access_token`` in it, or None.
+        resume: whether an existing session is to be resumed (``reconnect``).
+    """
+
+    raw: bytes
+    token: str | None = field(repr=False)
+    resume: bool
+
+    @classmethod
+    def parse(cls, query: bytes) -> SignalQuery:
+        """Parse ``query``. Raises `BadRequest` if its ``join_request`` cannot be read."""
+        token: str | None = None
+        resume = False
+        kept = []
+        for part in query.split(b"&"):
+            name, _, value = part.partition(b"=")
+            if name == b"access_token":
+                token = _text(value)
+                continue
+            if part:
+                kept.append(part)
+            if name == b"reconnect":
+                resume = resume or value in (b"1", b"true")
+            elif name == b"join_request" and value:
+                resume = resume or _join_request(value).reconnect
+        return cls(b"&".join(kept), token, resume)
+
+
+def bearer(authorization: bytes) -> str:
+    """The token of an ``Authorization`` header, which wins over one in the query. `BadRequest`."""
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise BadRequest(401, "invalid authorization header: use Bearer")
+    return value.strip().decode("ascii", "replace")
+
+
+def _text(value: bytes) -> str:
+    return unquote_to_bytes(value.replace(b"+", b" ")).decode("ascii", "replace")
+
+
+def _join_request(value: bytes) -> rtc.JoinRequest:
+    """The ``join_request`` parameter: base64url of a possibly gzipped protobuf in a wrapper."""
+    try:
+        wrapped = rtc.WrappedJoinRequest.FromString(
+            base64.urlsafe_b64decode(unquote_to_bytes(value))
+        )
+        data = wrapped.join_request
+        if wrapped.compression == rtc.WrappedJoinRequest.GZIP:
+            unzip = zlib.decompressobj(wbits=31)
+            data = unzip.decompress(data, _JOIN_REQUEST_LIMIT)
+            if unzip.unconsumed_tail:
+                raise BadRequest(400, "join request too large")
+        return rtc.JoinRequest.FromString(data)
+    except (binascii.Error, ValueError, DecodeError, zlib.error):
+        raise BadRequest(400, "cannot unmarshal join request") from None
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
+    """A WebSocket upgrade request (RFC 6455, section 4.1) to one of `SIGNAL_PATHS`."""
+
+    path: bytes
+    query: SignalQuery
+    token: str | None = field(repr=False)
+    key: bytes
+    forwarded_for: bytes
+    via: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+
+    @classmethod
+    def parse(cls, head: bytes) -> UpgradeRequest:
+        """
+        Parse the request's head, as uvicorn hands it over: names in lower case.
+
+        Raises:
+            BadRequest: it is not a signal connection, or not one that can be understood.
+        """
+        lines = head.split(b"\r\n")
+        try:
+            method, target, _ = lines[0].split(b" ", 2)
+        except ValueError:
+            raise BadRequest(400, "malformed request") from None
+        headers = []
+        authorization = key = forwarded = via = None
+        for line in lines[1:]:
+            if not line:
+                break
+            name, _, value = line.partition(b":")
+            name, value = name.lower(), value.strip()
+            if name == b"authorization":
+                authorization = value
+            elif name == b"sec-websocket-key":
+                key = value
+            elif name == b"x-forwarded-for":
+                forwarded = value if forwarded is None else forwarded + b"," + value
+            elif name == VIA:
+                via = value
+            if name not in NOT_FORWARDED:
+                headers.append((name, value))
+        path, _, query = target.partition(b"?")
+        path = b"/" + path.lstrip(b"/")  # as the server does: a leading double slash collapses
+        if method != b"GET" or path not in SIGNAL_PATHS or not key:
+            raise BadRequest(404, "404 page not found")
+        parsed = SignalQuery.parse(query)
+        token = parsed.token
+        if authorization is not None:
+            token = bearer(authorization)
+        return cls(path, parsed, token, key, forwarded or b"", via or b"", tuple(headers))
+
+    def upstream(self, server: Server, token: str, client: str, lineage: str) -> bytes:
+        """The request's head for ``server``, with a token signed for it in the header."""
+        target = self.path + (b"?" + self.query.raw if self.query.raw else b"")
+        lines = [
+            b"GET " + target + b" HTTP/1.1",
+            b"Host: " + server.host_header.encode(),
+            b"Authorization: Bearer " + token.encode(),
+            VIA + b": " + lineage.encode(),
+        ]
+        if client:
+            lines.append(b"X-Forwarded-For: " + client.encode())
+        lines += [name + b": " + value for name, value in self.headers]
+        return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -1,0 +1,135 @@
+"""
+Upstream: the LiveKit server's side of a relayed signal connection.
+
+Until the server has answered well (101 and its first message) nothing of it reaches the client;
+from then on bytes go straight through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from .frames import EVERY_KIND, FrameError, FrameStream, Message
+
+if TYPE_CHECKING:
+    from .relay import SignalRelay
+
+__all__ = ["Answer", "Upstream"]
+
+_HEAD_LIMIT: Final = 64 * 1024
+_BODY_LIMIT: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What a server answered to an upgrade request.
+
+    ``status`` 101: ``head`` is its response head and ``first`` what its first bytes hold, the
+    first `Message` at the front. Otherwise ``body`` is the refusal's text, which old servers
+    fill with whole tokens: it is passed on for a caller's own fault only, and never logged.
+    ``status`` 0: the connection was lost before there was an answer.
+    """
+
+    status: int
+    head: bytes = b""
+    first: tuple[bytes | Message, ...] = ()
+    body: bytes = b""
+    content_type: bytes = b""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to a LiveKit server; first it waits for the answer, then it relays."""
+
+    __slots__ = ("_answer", "_buffer", "lost", "relay", "stream", "transport")
+
+    def __init__(self, answer: asyncio.Future[Answer]) -> None:
+        self.relay: SignalRelay | None = None
+        self.stream: FrameStream | None = None
+        self.lost = False
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
+        self._answer: asyncio.Future[Answer] | None = answer
+        self._buffer: bytes | None = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream transport
+
+    def data_received(self, data: bytes) -> None:
+        relay = self.relay
+        if relay is not None:
+            relay.from_server(data)
+        elif self._buffer is not None:
+            self._buffer += data
+            self._judge(ended=False)
+
+    def attach(self, relay: SignalRelay) -> None:
+        """From now on everything goes to ``relay``."""
+        self.relay = relay
+        self._answer = self._buffer = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if self.relay is not None:
+            self.relay.server_lost()
+        elif self._buffer is not None:
+            self._judge(ended=True)
+
+    def pause_writing(self) -> None:
+        if self.relay is not None:
+            self.relay.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.relay is not None:
+            self.relay.transport.resume_reading()
+
+    def _answered(self, answer: Answer) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    def _judge(self, *, ended: bool) -> None:
+        """Look whether the answer has arrived whole."""
+        buffer = self._buffer or b""
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if ended or len(buffer) > _HEAD_LIMIT:
+                self._answered(Answer(0))
+            return
+        head, body = buffer[: end + 4], buffer[end + 4 :]
+        try:
+            status = int(head.split(b" ", 2)[1])
+        except (IndexError, ValueError):
+            self._answered(Answer(0))
+            return
+        if status == 101:
+            self._judge_first(head, body, ended)
+            return
+        fields = dict(
+            (name.strip().lower(), value.strip())
+            for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+        )
+        length = fields.get(b"content-length", b"")
+        whole = length.isdigit() and len(body) >= int(length)
+        if whole or ended or len(body) > _BODY_LIMIT:
+            self._answered(
+                Answer(status, body=body, content_type=fields.get(b"content-type", b""))
+            )
+
+    def _judge_first(self, head: bytes, body: bytes, ended: bool) -> None:
+        stream = FrameStream(masked=False, wanted=EVERY_KIND)
+        try:
+            pieces = stream.feed(body) if body else []
+        except FrameError:
+            self._answered(Answer(0))
+            return
+        if isinstance(pieces, bytes) or not any(isinstance(p, Message) for p in pieces):
+            # A whole message is not there yet; control frames alone are not an answer.
+            if ended:
+                self._answered(Answer(0))
+            return
+        self.stream = stream
+        self._buffer = None
+        self._answered(Answer(101, head=head, first=tuple(pieces)))
+        # Reading stops until the relay takes over, so that nothing is lost in between.
+        self.transport.pause_reading()
