@@ -31,8 +31,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import config
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, PoolError
 from .observe import event, failure
+from .stores import store_from_url
 from .upstream.probe_lock import ProbeLock
 from .web import listener
 from .web.life import BEAT, SENTENCE, Life
@@ -107,6 +108,7 @@ def run(
         ConfigurationError: the configuration cannot be served: the port is in use, the
             certificate cannot be read, or every worker refused it at its start.
     """
+    store = store_from_url(settings.store).url  # opens nothing
     with listener.listen(settings.host, settings.port) as sock:
         # What it really listens on: the port may be the system's choice, the socket systemd's; and
         # what is allowed on loopback only (no key pair, open tokens) hangs on the true address.
@@ -124,6 +126,7 @@ def run(
             SERVING,
             url=settings.origin.ws_url,
             servers=",".join(server.name for server in settings.servers),
+            store=store,
             key_pair=settings.key_origin,
             workers=settings.workers,
         )
@@ -452,6 +455,9 @@ def _work(start: Callable[[Life], None], life: Life) -> int:
         return _REFUSED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
+    except PoolError as error:
+        event(WORKER_FAILED, logging.ERROR, worker=life.number, why=error)
+        return 1
     except BaseException as error:
         # The process's outermost frame: the supervisor sees only an exit code.
         failure(WORKER_FAILED, error, worker=life.number)

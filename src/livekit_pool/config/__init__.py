@@ -7,7 +7,15 @@ documentation are made.
 """
 
 from .keys import ensure_key_pair, find_key_pair
-from .loading import load
+from .loading import debugging, load
 from .settings import SETTINGS, Setting, Settings
 
-__all__ = ["SETTINGS", "Setting", "Settings", "ensure_key_pair", "find_key_pair", "load"]
+__all__ = [
+    "SETTINGS",
+    "Setting",
+    "Settings",
+    "debugging",
+    "ensure_key_pair",
+    "find_key_pair",
+    "load",
+]

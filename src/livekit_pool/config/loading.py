@@ -15,7 +15,10 @@ from .settings import SETTINGS, Settings, is_loopback
 from .slots import did_you_mean, read_servers
 from .sources import Given, read_variables, read_yaml
 
-__all__ = ["MIN_SECRET", "load"]
+__all__ = ["DEBUG", "MIN_SECRET", "debugging", "load"]
+
+DEBUG = "LIVEKIT_POOL_DEBUG"
+"""Variable that makes the command show tracebacks; no setting, as it must work before they load."""
 
 MIN_SECRET = 32
 """Shortest secret of the pool, in characters: an HS256 key has 256 bits (RFC 7518, 3.2)."""
@@ -81,6 +84,11 @@ def load(
     return replace(settings, servers=listed.servers, warnings=tuple(warnings))
 
 
+def debugging(env: Mapping[str, str] | None = None) -> bool:
+    """Whether `DEBUG` is set in the process environment (``os.environ`` by default), and not 0."""
+    return (os.environ if env is None else env).get(DEBUG, "") not in ("", "0")
+
+
 def _gathered(
     overrides: Mapping[str, object], variables: Mapping[str, Given], yaml: Mapping[str, Given]
 ) -> dict[str, Given]:
@@ -125,13 +133,13 @@ def _flat(content: Mapping[str, object], file: Path | None, prefix: str = "") ->
 
 def _unknown(variables: Mapping[str, Given]) -> tuple[str, ...]:
     """Warn of LIVEKIT_POOL_* that nothing reads: a newer version's, or misspelt."""
-    known = [setting.variable for setting in SETTINGS]
+    known = [*(setting.variable for setting in SETTINGS), DEBUG]
     warnings = []
     for name, given in sorted(variables.items()):
         if name.startswith("LIVEKIT_POOL_") and name not in known:
             close = get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else "."
-            warnings.append(f"{given.label} is not used{hint}")
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            warnings.append(f"{given.label} is not used{hint}.")
     return tuple(warnings)
 
 
