@@ -83,19 +83,16 @@ class Announce:
 class NoteEvent(StrEnum):
     """The constant names of notes."""
 
-    SERVER_UP = "LiveKit server up"
-    SERVER_DOWN = "LiveKit server down"
     SERVER_MISCONFIGURED = "LiveKit server refuses our key"
     ALL_SILENT = "All LiveKit servers silent"
     NO_SERVER = "No LiveKit server available"
     FAULT_WHILE_PAUSED = "Fault while paused"
     FOREIGN_WRITTEN_BACK = "Foreign rotation undone"
-    REMOVED_NOWHERE_TO_GO = "Active LiveKit server not in the list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something an operator should read in the log, once: ``event`` is a `NoteEvent`."""
+    """Something an operator should read in the log: ``event`` is a `NoteEvent`, told once."""
 
     event: str
     fields: Mapping[str, object]

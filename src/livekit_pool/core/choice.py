@@ -10,11 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .document import Document
-from .faults import COOLS
-from .health import Health, HealthBook
+from .health import Health
 
-__all__ = ["Candidate", "Choice", "Situation", "in_turn", "last_resort", "next_available"]
+__all__ = ["Candidate", "Choice", "Obstacle", "in_turn", "last_resort", "next_available"]
 
 
 class Obstacle(StrEnum):
@@ -133,45 +131,3 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
     if not resting:
         return choice
     return Choice(server=min(resting, key=lambda c: c.cooling_until or 0.0).name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """
-    Everything a decision depends on, at one moment.
-
-    Attributes:
-        lists: the live processes' lists of servers; None until they were read.
-    """
-
-    names: Sequence[str]
-    document: Document
-    health: HealthBook
-    lists: tuple[tuple[str, ...], ...] | None
-    now: float
-
-    def candidate(self, server: str) -> Candidate:
-        """What choosing may ask about ``server``."""
-        record = self.document.record(server)
-        return Candidate(
-            name=server,
-            health=self.health.health(server),
-            seen=self.health.seen(server),
-            passed=self.health.passed(server),
-            misconfigured=self.health.misconfigured(server),
-            drained=record.drained is not None,
-            shared=all(server in names for names in self.lists or ()),
-            cooling_until=record.cool_down_until if record.cooling(self.now) else None,
-            forgivable=record.cool_down_cause in COOLS,
-        )
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The servers beside the active one, in the order in which their turn comes."""
-        turn = in_turn(self.names, self.document.active_server)
-        return tuple(self.candidate(name) for name in turn)
-
-    @property
-    def one_list(self) -> bool:
-        """Whether every live process is known to have the same list as this one."""
-        return self.lists is not None and all(names == tuple(self.names) for names in self.lists)

@@ -63,11 +63,12 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The observation that shows a server down: what was seen, and when its probe began."""
+    """The observation that shows a server down; its probe ``began`` and ended ``at``."""
 
     outcome: ProbeOutcome
     detail: str
     began: float
+    at: float
 
 
 @dataclass(slots=True)
@@ -195,14 +196,15 @@ class HealthBook:
         """
         The newest own observation of ``server`` if it shows it down, else None.
 
-        What is only heard confirms nothing: a row may be older than a rotation back.
+        What is only heard confirms nothing: a row may be older than a rotation back. But that
+        the server was seen up since refutes.
         """
         sight = self._sights.get(server)
-        if sight is None or sight.outcome is None:
+        if sight is None or sight.outcome is None or sight.heard:
             return None
         if sight.health is not Health.DOWN or sight.misses == 0:
             return None
-        return Evidence(outcome=sight.outcome, detail=sight.detail, began=sight.began)
+        return Evidence(outcome=sight.outcome, detail=sight.detail, began=sight.began, at=sight.at)
 
     @property
     def suspended(self) -> bool:

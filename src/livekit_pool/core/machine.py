@@ -4,26 +4,20 @@ PoolMachine: events in, actions out.
 The machine is a pure function of the document, what this process observed, the event and
 ``now`` (the store's time in seconds since the epoch). It writes nothing itself: it asks for a
 swap of the document from one revision to the next, one at a time, and decides anew on whatever
-document it then finds. What it decides, in this order:
-
-    somebody asked for a rotation          -> manual, unless refused
-    a foreign client wrote another index   -> foreign, or the active one is written back
-    the active server is confirmed down    -> down or timeout
-    the active server is not in the list   -> removed
-    joins to it fail although probes pass  -> the faults' kind, at least the interval after the last
-    the list changed                       -> positions are written anew
+document it then finds. People's requests come first (`requests`), then what the pool does of
+itself (`decisions`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, assert_never
 
 from .actions import Action, Announce, Answered, Note, NoteEvent, Probe, Refused, Swap
-from .choice import Candidate, Choice, Situation, last_resort, next_available
-from .document import Cause, Document, Rotation, listed, rotated, written_back
+from .decisions import decide
+from .document import Document, Rotation
 from .events import (
     Event,
     FaultSeen,
@@ -38,9 +32,10 @@ from .events import (
     SwapFailed,
     Tick,
 )
-from .faults import COOLS, KINDS, PendingFaults, is_late
-from .health import Evidence, Health, HealthBook, Settings, cooled
+from .faults import KINDS, PendingFaults, is_late
+from .health import Health, HealthBook, Settings
 from .requests import Asked, Done, Go, No, Wait, verdict
+from .situation import Situation
 
 __all__ = [
     "Action",
@@ -69,7 +64,6 @@ __all__ = [
     "Tick",
 ]
 
-_LONGEST_REASON: Final = 200
 _LONGEST_RETRY: Final = 10
 _EARLY_LIMIT: Final = 100
 
@@ -87,10 +81,11 @@ class Role(StrEnum):
 
 class PoolMachine:
     """
-    One process's decisions about the pool.
+    One process's part in the pool.
 
     Attributes:
         names: this process's servers, in its order.
+        settings: the numbers it decides by.
         document: the newest document it follows; None before the first `Loaded`.
     """
 
@@ -102,18 +97,15 @@ class PoolMachine:
         self._process = process
         self._operations = 0
         self._actions: list[Action] = []
-        self._noted: set[NoteEvent] = set()
+        self._told: dict[tuple[str, object], float] = {}  # the notes that are true -> since when
         # What is observed: by probes, by faults, by the process rows.
         self._health = HealthBook(names, settings)
         self._faults = PendingFaults()
         self._early: list[FaultSeen] = []
         self._lists: tuple[tuple[str, ...], ...] | None = None
         self._participants = 0
-        # When this process learned that the active server is active: a probe that began before
-        # is no evidence against it, for it may be active again.
         self._active_from = -math.inf
         self._foreign_from: float | None = None
-        self._stranded_from: float | None = None
         # What is asked for: by people, and of the store.
         self._asked: list[Asked] = []
         self._swap: Swap | None = None
@@ -137,7 +129,7 @@ class PoolMachine:
         return server in self.names and self.health(server) is not Health.DOWN
 
     def role(self, server: str, now: float) -> Role:
-        """What ``server`` is to the pool; the first that is true of it, in the order below."""
+        """What ``server`` is to the pool: of several, the one that explains most."""
         document = self.document
         if document is not None and document.active_server == server:
             return Role.ACTIVE
@@ -156,9 +148,11 @@ class PoolMachine:
 
     def retry_after(self, now: float) -> int:
         """Seconds, at least 1, after which a refused client may ask again; grows in an outage."""
-        if self._stranded_from is None:
-            return 1
-        return max(1, min(_LONGEST_RETRY, math.ceil((now - self._stranded_from) / 4)))
+        since = min(
+            (at for (event, _), at in self._told.items() if event == NoteEvent.NO_SERVER),
+            default=now,
+        )
+        return max(1, min(_LONGEST_RETRY, math.ceil((now - since) / 4)))
 
     # --- events in, actions out ------------------------------------------------------------
 
@@ -166,8 +160,7 @@ class PoolMachine:
         """Take in ``event``, and return what is to be done, in order."""
         self._take_in(event, now)
         self._expire(now)
-        if self.document is not None:
-            self._decide(now)
+        self._decide(now)
         actions, self._actions = self._actions, []
         return actions
 
@@ -175,7 +168,7 @@ class PoolMachine:
         match event:
             case Loaded(document=document):
                 self._follow(document, now)
-                self._after_unknown_swap()
+                self._resolve_unknown()
             case RowsSeen(lists=lists, health=health, participants=participants):
                 self._lists, self._participants = lists, participants
                 self._health.heard(health, now)
@@ -200,20 +193,15 @@ class PoolMachine:
 
     def _observe(self, event: Probed, now: float) -> None:
         self._health.probed(event, now)
-        if self._health.misconfigured(event.server):
-            self._note(NoteEvent.SERVER_MISCONFIGURED, server=event.server)
-        if self.suspended:
-            self._note(NoteEvent.ALL_SILENT, servers=len(self.names))
-        else:
-            self._noted.discard(NoteEvent.ALL_SILENT)
-        document = self.document
-        if document is None or event.server != document.active_server:
+        if self.document is None or event.server != self.document.active_server:
             return
         began = now if event.began is None else event.began
         if event.outcome in KINDS:
-            if began < self._active_from:
-                self._probe(event.server)  # no evidence, but reason enough to look again
-        elif not self._faults.forgive(began):
+            # Older than its being active: no evidence, but reason enough to look again.
+            look_again = began < self._active_from
+        else:
+            look_again = not self._faults.forgive(began)
+        if look_again:
             self._probe(event.server)
 
     def _blame(self, fault: FaultSeen, now: float) -> None:
@@ -227,101 +215,6 @@ class PoolMachine:
             self._early = [*self._early, fault][-_EARLY_LIMIT:]
         elif not is_late(fault, document):
             self._faults.add(fault, now)
-
-    # --- following the document ------------------------------------------------------------
-
-    def _follow(self, document: Document, now: float) -> None:
-        current = self.document
-        if not self._is_newer(document):
-            if current is not None and self._is_foreign_write(document, current):
-                self.document = document
-            return
-        self.document = document
-        since = None if current is None else (current.lineage, current.active_since)
-        if since != (document.lineage, document.active_since):
-            self._faults = PendingFaults()
-            self._active_from = now
-            self._stranded_from = None
-            self._noted.clear()
-            if document.active_server in self.names:
-                self._probe(document.active_server)
-        rotation = None
-        if current is not None and current.active_server != document.active_server:
-            own = self._swap.rotation if self._swap and self._swap.document == document else None
-            rotation = own or document.rotation(current.active_server)
-        self._actions.append(Announce(document=document, rotation=rotation))
-        early, self._early = self._early, []
-        for fault in early:
-            self._blame(fault, now)
-
-    def _is_newer(self, document: Document) -> bool:
-        current = self.document
-        if current is None or document.lineage != current.lineage:
-            return True
-        return document.revision > current.revision
-
-    @staticmethod
-    def _is_foreign_write(document: Document, current: Document) -> bool:
-        # A foreign client knows no revision: its write leaves it as it was.
-        same = (document.lineage, document.revision) == (current.lineage, current.revision)
-        return same and document.foreign_index is not None
-
-    # --- the swap under way ----------------------------------------------------------------
-
-    def _swap_answered(self, event: SwapAnswered, now: float) -> None:
-        swap, asked = self._swap, self._swap_for
-        self._follow(event.document, now)
-        if swap is None or swap.operation != event.operation:
-            return
-        self._swap, self._swap_for, self._swap_unknown = None, None, False
-        if asked is None:
-            return
-        if event.won:
-            self._answer(asked, swap)
-        else:
-            self._ask_again(asked)
-
-    def _after_unknown_swap(self) -> None:
-        """The store answers again: whether the swap was applied shows in the document."""
-        swap, asked = self._swap, self._swap_for
-        if swap is None or not self._swap_unknown:
-            return
-        self._swap, self._swap_for, self._swap_unknown = None, None, False
-        if asked is None or self.document is None:
-            return
-        rotation = swap.rotation
-        if rotation is not None and self.document.rotation(rotation.from_) == rotation:
-            self._answer(asked, swap)
-        else:
-            self._ask_again(asked)
-
-    def _answer(self, asked: Asked, swap: Swap) -> None:
-        self._actions.append(
-            Answered(
-                request=asked.event.request,
-                revision=swap.document.revision,
-                rotation=swap.rotation,
-            )
-        )
-
-    def _ask_again(self, asked: Asked) -> None:
-        asked.attempted = False
-        self._asked.insert(0, asked)  # the verdict on the new document decides
-
-    def _propose(
-        self, document: Document, rotation: Rotation | None, asked: Asked | None = None
-    ) -> None:
-        self._operations += 1
-        self._swap = Swap(
-            operation=f"{self._process}-{self._operations}",
-            expected=document.revision - 1,
-            document=document,
-            rotation=rotation,
-        )
-        self._swap_for = asked
-        self._actions.append(self._swap)
-
-    # --- requests --------------------------------------------------------------------------
 
     def _ask(self, event: RotateAsked, now: float) -> None:
         document = self.document
@@ -337,11 +230,100 @@ class PoolMachine:
             )
         )
 
+    # --- following the document ------------------------------------------------------------
+
+    def _follow(self, document: Document, now: float) -> None:
+        current = self.document
+        if current is not None and not _is_newer(document, current):
+            if _is_foreign_write(document, current):
+                self.document = document
+            return
+        self.document = document
+        early, self._early = self._early, []
+        if current is None or current.lineage != document.lineage:
+            early = []  # their revisions say nothing here
+        if current is None or not _has_same_active(document, current):
+            self._faults = PendingFaults()
+            self._active_from = now
+            if document.active_server in self.names:
+                self._probe(document.active_server)
+        self._actions.append(Announce(document=document, rotation=self._told_by(document, current)))
+        for fault in early:
+            self._blame(fault, now)
+
+    def _told_by(self, document: Document, current: Document | None) -> Rotation | None:
+        """The rotation that ``document`` brings to who followed ``current``."""
+        if current is None or current.active_server == document.active_server:
+            return None
+        if self._swap is not None and self._swap.document == document:
+            return self._swap.rotation
+        return document.rotation(current.active_server)
+
+    # --- the swap under way ----------------------------------------------------------------
+
+    def _propose(self, document: Document, rotation: Rotation | None, asked: Asked | None) -> None:
+        self._operations += 1
+        self._swap = Swap(
+            operation=f"{self._process}-{self._operations}",
+            expected=document.revision - 1,
+            document=document,
+            rotation=rotation,
+        )
+        self._swap_for = asked
+        self._actions.append(self._swap)
+
+    def _swap_answered(self, event: SwapAnswered, now: float) -> None:
+        self._follow(event.document, now)
+        if self._swap is not None and self._swap.operation == event.operation:
+            self._swap_ended(self._swap, won=event.won)
+
+    def _resolve_unknown(self) -> None:
+        """The store answers again: whether the swap was applied shows in the document."""
+        swap = self._swap
+        if swap is None or not self._swap_unknown or self.document is None:
+            return
+        rotation = swap.rotation
+        applied = rotation is not None and _tells_of(self.document, rotation)
+        self._swap_ended(swap, won=applied)
+
+    def _swap_ended(self, swap: Swap, *, won: bool) -> None:
+        asked = self._swap_for
+        self._swap, self._swap_for, self._swap_unknown = None, None, False
+        if asked is None:
+            return
+        if won:
+            self._answer(asked, swap.document.revision, swap.rotation)
+        else:
+            self._asked.insert(0, asked)  # the verdict on the new document decides
+
+    # --- requests --------------------------------------------------------------------------
+
+    def _serve_requests(self, situation: Situation) -> bool:
+        """Answer what can be answered, up to the first swap; whether there is one."""
+        for asked in list(self._asked):
+            answer = verdict(asked, situation)
+            if isinstance(answer, Wait):
+                if situation.now < asked.until:
+                    for server in answer.probe:
+                        self._probe(server)
+                    continue
+                answer = answer.otherwise
+            self._asked.remove(asked)
+            match answer:
+                case Go(document=document, rotation=rotation):
+                    self._propose(document, rotation, asked)
+                    return True
+                case Done():
+                    self._answer(asked, situation.document.revision, None)
+                case No():
+                    self._refuse(asked.event, answer)
+        return False
+
     def _expire(self, now: float) -> None:
         """Refuse what the store keeps waiting for too long."""
         if self._swap is None:
             return
-        away = No("store_unavailable", "The store does not answer; nothing was rotated.")
+        away = No("store_unavailable", "The store does not answer in time; try again.")
         for asked in [asked for asked in self._asked if asked.until <= now]:
             self._asked.remove(asked)
             self._refuse(asked.event, away)
@@ -350,6 +332,10 @@ class PoolMachine:
             self._swap_for = None
             lost = "The store's answer was lost: look whether the pool has rotated."
             self._refuse(asked_for.event, No("store_outcome_unknown", lost))
+
+    def _answer(self, asked: Asked, revision: int, rotation: Rotation | None) -> None:
+        request = asked.event.request
+        self._actions.append(Answered(request=request, revision=revision, rotation=rotation))
 
     def _refuse(self, event: RotateAsked, no: No) -> None:
         revision = 0 if self.document is None else self.document.revision
@@ -360,207 +346,70 @@ class PoolMachine:
     # --- decisions -------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        steps: tuple[Callable[[Situation], None], ...] = (
-            self._serve_requests,
-            self._answer_foreign,
-            self._leave_down,
-            self._leave_removed,
-            self._leave_refusing,
-            self._write_positions,
-        )
-        for step in steps:
-            if self._swap is not None or self.document is None:
-                return
-            step(self._situation(self.document, now))
-
-    def _serve_requests(self, situation: Situation) -> None:
-        for asked in list(self._asked):
-            answer = verdict(asked, situation)
-            if isinstance(answer, Wait) and asked.until > situation.now:
-                for server in answer.probe:
-                    self._probe(server)
-                continue
-            self._asked.remove(asked)
-            match answer:
-                case Go(server=server):
-                    self._rotate_by_hand(asked, server, situation)
-                    return
-                case Done():
-                    revision = situation.document.revision
-                    self._actions.append(
-                        Answered(request=asked.event.request, revision=revision, rotation=None)
-                    )
-                case No():
-                    self._refuse(asked.event, answer)
-                case Wait(otherwise=no):
-                    self._refuse(asked.event, no)
-
-    def _rotate_by_hand(self, asked: Asked, server: str, situation: Situation) -> None:
-        event = asked.event
-        document, rotation = rotated(
-            situation.document,
-            to=server,
-            names=self.names,
-            cause=Cause.MANUAL,
-            reason=event.reason,
-            actor=event.actor,
-            now=situation.now,
-            window=self._window(event.participants or self._participants),
-        )
-        self._propose(document, rotation, asked)
-
-    def _answer_foreign(self, situation: Situation) -> None:
-        document, now = situation.document, situation.now
-        index = document.foreign_index
-        if index is None:
+        if self.document is None or self._swap is not None:
+            return
+        if self.document.foreign_index is None:
             self._foreign_from = None
-            return
-        if document.server_count != len(self.names) and not situation.one_list:
-            return  # the index counts in another list than ours
-        if self._foreign_from is None:
+        elif self._foreign_from is None:
             self._foreign_from = now
-        target = self.names[index] if index < len(self.names) else None
-        if target is not None and target != document.active_server and document.paused is None:
-            candidate = situation.candidate(target)
-            if candidate.choosable:
-                reason = (document.last_error or "rotated by a foreign client")[:_LONGEST_REASON]
-                self._rotate(situation, target, Cause.FOREIGN, reason, actor="foreign")
-                return
-            if candidate.worth_a_probe and now - self._foreign_from < self.settings.patience:
-                self._probe(target)
-                return
-        reason = f"a foreign client rotated to {target or f'position {index}'}, not available"
-        kept, note = written_back(
-            document, names=self.names, reason=reason, actor=self._actor, now=now
-        )
-        self._note(NoteEvent.FOREIGN_WRITTEN_BACK, server=target, position=index)
-        self._noted.discard(NoteEvent.FOREIGN_WRITTEN_BACK)  # each time it happens
-        self._propose(kept, note)
-
-    def _leave_down(self, situation: Situation) -> None:
-        active = situation.document.active_server
-        evidence = self._confirmed(active)
-        if evidence is None:
-            self._stranded_from = None
-            self._noted.discard(NoteEvent.NO_SERVER)
+        situation = self._situation(self.document, now)
+        if self._serve_requests(situation):
             return
-        if self._held_by_pause(situation, active):
-            return
-        target = self._choose(situation, last_resort)
-        if target is None:
-            return
-        cause = KINDS[evidence.outcome]
-        reason = evidence.detail or f"probe {evidence.outcome.value}"
-        self._rotate(situation, target, cause, reason)
-
-    def _confirmed(self, active: str) -> Evidence | None:
-        evidence = self._health.evidence(active)
-        if evidence is None or evidence.began < self._active_from:
-            return None
-        return evidence
-
-    def _leave_removed(self, situation: Situation) -> None:
-        document, lists = situation.document, situation.lists
-        active = document.active_server
-        if active in self.names or lists is None or self._held_by_pause(situation, active):
-            return
-        target = self._choose(situation, next_available)
-        if target is None and not any(active in names for names in lists):
-            # Nobody is left who could serve it: a server that not everybody has is better.
-            own = Situation(
-                names=self.names,
-                document=document,
-                health=self._health,
-                lists=(self.names,),
-                now=situation.now,
-            )
-            target = self._choose(own, next_available)
-        if target is None:
-            self._note(NoteEvent.REMOVED_NOWHERE_TO_GO, server=active)
-            return
-        self._rotate(situation, target, Cause.REMOVED, "not in the list of servers any more")
-
-    def _leave_refusing(self, situation: Situation) -> None:
-        document, faults = situation.document, self._faults
-        active = document.active_server
-        # Passing probes show that the fault is not our own network's.
-        if faults.joins < self.settings.fall or not self._health.passed(active):
-            return
-        if self._held_by_pause(situation, active):
-            return
-        waited = situation.now - document.last_rotation
-        if document.cause is not Cause.CREATED and waited < self.settings.rotation_interval:
-            return
-        target = self._choose(situation, next_available)
-        if target is not None:
-            reason = faults.detail or f"{faults.joins} joins in a row failed"
-            self._rotate(situation, target, faults.kind, reason)
-
-    def _write_positions(self, situation: Situation) -> None:
-        # While lists differ, every process would write its own positions, for ever.
-        if situation.one_list and (document := listed(situation.document, self.names)):
-            self._propose(document, None)
-
-    def _held_by_pause(self, situation: Situation, active: str) -> bool:
-        if situation.document.paused is None:
-            self._noted.discard(NoteEvent.FAULT_WHILE_PAUSED)
-            return False
-        self._note(NoteEvent.FAULT_WHILE_PAUSED, server=active)
-        return True
-
-    def _choose(
-        self, situation: Situation, policy: Callable[[Sequence[Candidate]], Choice]
-    ) -> str | None:
-        choice = policy(situation.candidates)
-        for server in choice.probe:
+        decision = decide(situation)
+        for server in decision.probe:
             self._probe(server)
-        if choice.server is None and not choice.probe:
-            if self._stranded_from is None:
-                self._stranded_from = situation.now
-            self._note(NoteEvent.NO_SERVER, server=situation.document.active_server)
-        return choice.server
-
-    def _rotate(
-        self, situation: Situation, to: str, cause: Cause, reason: str, actor: str | None = None
-    ) -> None:
-        document, now = situation.document, situation.now
-        left = None
-        if cause in COOLS:
-            left = cooled(document.record(document.active_server), cause, now, self.settings)
-        changed, rotation = rotated(
-            document,
-            to=to,
-            names=self.names,
-            cause=cause,
-            reason=reason[:_LONGEST_REASON],
-            actor=actor or self._actor,
-            now=now,
-            reports=max(1, self._faults.reports, self._faults.joins) if cause in COOLS else 1,
-            window=self._window(self._participants),
-            left=left,
-        )
-        self._propose(changed, rotation)
-
-    # --- small things ----------------------------------------------------------------------
-
-    @property
-    def _actor(self) -> str:
-        return f"pool {self._process}"
+        self._tell(decision.notes, now)
+        if decision.document is not None:
+            self._propose(decision.document, decision.rotation, None)
 
     def _situation(self, document: Document, now: float) -> Situation:
         return Situation(
-            names=self.names, document=document, health=self._health, lists=self._lists, now=now
+            names=self.names,
+            actor=f"pool {self._process}",
+            settings=self.settings,
+            document=document,
+            health=self._health,
+            faults=self._faults,
+            lists=self._lists,
+            participants=self._participants,
+            active_from=self._active_from,
+            foreign_from=self._foreign_from,
+            now=now,
         )
-
-    def _window(self, participants: int) -> float:
-        return participants / self.settings.pace if participants > self.settings.pace else 0.0
 
     def _probe(self, server: str) -> None:
         if (action := Probe(server=server)) not in self._actions:
             self._actions.append(action)
 
-    def _note(self, event: NoteEvent, **fields: object) -> None:
-        """Tell it once, until it has ended."""
-        if event not in self._noted:
-            self._noted.add(event)
-            self._actions.append(Note(event=event.value, fields=fields))
+    def _tell(self, notes: Sequence[Note], now: float) -> None:
+        """Tell each note when it becomes true."""
+        true = {(note.event, note.fields.get("server")): note for note in notes}
+        self._actions += [note for key, note in true.items() if key not in self._told]
+        self._told = {key: self._told.get(key, now) for key in true}
+
+
+def _is_newer(document: Document, current: Document) -> bool:
+    # Revisions of two lineages have nothing to do with each other: the store's is the one.
+    return document.lineage != current.lineage or document.revision > current.revision
+
+
+def _is_foreign_write(document: Document, current: Document) -> bool:
+    # A foreign client knows no revision: its write leaves it as it was.
+    same = (document.lineage, document.revision) == (current.lineage, current.revision)
+    return same and document.foreign_index is not None
+
+
+def _has_same_active(document: Document, current: Document) -> bool:
+    """Whether the active server is the same, and was so all the time between the two."""
+    return (document.lineage, document.active_since) == (current.lineage, current.active_since)
+
+
+def _tells_of(document: Document, rotation: Rotation) -> bool:
+    """Whether ``rotation`` is the last one of ``document``."""
+    return (
+        document.active_since == rotation.revision
+        and document.active_server == rotation.to
+        and document.last_rotation == rotation.at
+        and document.actor == rotation.actor
+        and document.reason == rotation.reason
+    )

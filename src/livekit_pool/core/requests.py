@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .choice import Situation, next_available
+from .choice import next_available
+from .document import Cause, Document, Rotation, rotated
 from .events import RotateAsked
+from .situation import Situation
 
 __all__ = ["Asked", "Done", "Go", "No", "Verdict", "Wait", "verdict"]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """
     A request that is not answered yet.
@@ -20,14 +22,12 @@ class Asked:
     Attributes:
         lineage, active_since: of the document when it was asked: what the asker meant to leave.
         until: when it is refused if it is still waiting.
-        attempted: a swap for it was sent and its answer is not known.
     """
 
     event: RotateAsked
     lineage: str
     active_since: int
     until: float
-    attempted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Rotate to ``server``."""
+    """Rotate: the document that comes of it, and the entry for the history."""
 
-    server: str
+    document: Document
+    rotation: Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +80,19 @@ def verdict(asked: Asked, situation: Situation) -> Verdict:
     if event.to is None:
         choice = next_available(situation.candidates)
         if choice.server is not None:
-            return Go(choice.server)
+            return _go(event, choice.server, situation)
         nowhere = No("no_server", "No other server of the pool is available.")
         return Wait(choice.probe, nowhere) if choice.probe else nowhere
     if event.to == document.active_server:
         return Done()
-    return _towards(event.to, situation, force=event.force)
+    return _towards(event, event.to, situation)
 
 
-def _towards(server: str, situation: Situation, *, force: bool) -> Verdict:
+def _towards(event: RotateAsked, server: str, situation: Situation) -> Verdict:
     if server not in situation.names:
         return No("unknown_server", f"No server of the pool is named {server!r}.")
-    if force:
-        return Go(server)
+    if event.force:
+        return _go(event, server, situation)
     candidate = situation.candidate(server)
     if candidate.obstacle is not None:
         return No(
@@ -99,6 +100,20 @@ def _towards(server: str, situation: Situation, *, force: bool) -> Verdict:
             f"{server} is {candidate.obstacle.value}; to rotate to it all the same, use force.",
         )
     if candidate.passed:
-        return Go(server)
+        return _go(event, server, situation)
     silent = f"{server} has not answered a probe; to rotate to it all the same, use force."
     return Wait((server,), No("server_not_eligible", silent))
+
+
+def _go(event: RotateAsked, server: str, situation: Situation) -> Go:
+    document, rotation = rotated(
+        situation.document,
+        to=server,
+        names=situation.names,
+        cause=Cause.MANUAL,
+        reason=event.reason,
+        actor=event.actor,
+        now=situation.now,
+        window=situation.window(event.participants),
+    )
+    return Go(document, rotation)

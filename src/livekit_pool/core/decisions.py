@@ -1,0 +1,212 @@
+"""
+Decisions: what the pool does of itself, as functions of the situation.
+
+    a foreign client wrote another index   -> foreign, or the active one is written back
+    the active server is confirmed down    -> down or timeout, at once
+    the active server is not in the list   -> removed
+    joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
+    the list changed                       -> positions are written anew
+
+The first that wants to change the document is followed; what the others say waits for the
+document that comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .actions import Note, NoteEvent
+from .choice import Candidate, Choice, last_resort, next_available
+from .document import Cause, Document, Rotation, listed, rotated, written_back
+from .faults import COOLS, KINDS
+from .health import cooled
+from .situation import FRESH, Situation
+
+__all__ = ["Decision", "decide"]
+
+_LONGEST_REASON: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """
+    What is to be done.
+
+    Attributes:
+        document, rotation: the change of the document and its entry in the history, or None.
+        probe: servers to be probed at once.
+        notes: what is true and should be known; told once, as long as it stays true.
+    """
+
+    document: Document | None = None
+    rotation: Rotation | None = None
+    probe: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+_NOTHING: Final = Decision()
+
+
+def decide(situation: Situation) -> Decision:
+    """Go through the table above, down to the first change of the document."""
+    probe: list[str] = []
+    notes = _conditions(situation)
+    for step in _STEPS:
+        decision = step(situation)
+        probe += decision.probe
+        notes += decision.notes
+        if decision.document is not None:
+            break
+    else:
+        decision = _NOTHING
+    return Decision(
+        document=decision.document,
+        rotation=decision.rotation,
+        probe=tuple(probe),
+        notes=tuple(notes),
+    )
+
+
+def _conditions(situation: Situation) -> list[Note]:
+    health = situation.health
+    notes = [
+        _note(NoteEvent.SERVER_MISCONFIGURED, server=name)
+        for name in situation.names
+        if health.misconfigured(name)
+    ]
+    if health.suspended:
+        notes.append(_note(NoteEvent.ALL_SILENT, servers=len(situation.names)))
+    return notes
+
+
+def _answer_foreign(situation: Situation) -> Decision:
+    document, names = situation.document, situation.names
+    index = document.foreign_index
+    if index is None:
+        return _NOTHING
+    if document.server_count != len(names) and not situation.one_list:
+        return _NOTHING  # the index counts in another list than ours
+    target = names[index] if index < len(names) else None
+    if target is not None and target != situation.active and document.paused is None:
+        candidate = situation.candidate(target)
+        if candidate.choosable:
+            reason = document.last_error or "rotated by a foreign client"
+            return _rotation(situation, target, Cause.FOREIGN, reason, actor="foreign")
+        waited = situation.now - (situation.foreign_from or situation.now)
+        if candidate.worth_a_probe and waited < situation.settings.patience:
+            return Decision(probe=(target,))
+    kept, entry = written_back(
+        document,
+        names=names,
+        reason=f"a foreign client rotated to {target or f'position {index}'}: not followed",
+        actor=situation.actor,
+        now=situation.now,
+    )
+    note = _note(NoteEvent.FOREIGN_WRITTEN_BACK, server=target, position=index)
+    return Decision(document=kept, rotation=entry, notes=(note,))
+
+
+def _leave_down(situation: Situation) -> Decision:
+    evidence = situation.evidence()
+    if evidence is None:
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    reason = evidence.detail or f"probe {evidence.outcome.value}"
+    decision = _leave(situation, last_resort, KINDS[evidence.outcome], reason)
+    if decision.document is not None and situation.now - evidence.at > FRESH:
+        return Decision(probe=(situation.active,))
+    return decision
+
+
+def _leave_removed(situation: Situation) -> Decision:
+    if situation.active in situation.names or situation.lists is None:
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    reason = "not in the list of servers any more"
+    decision = _leave(situation, next_available, Cause.REMOVED, reason)
+    if decision.document is None and not any(
+        situation.active in names for names in situation.lists
+    ):
+        # Nobody is left who could serve it: a server that not everybody has is better.
+        return _leave(situation.alone(), next_available, Cause.REMOVED, reason)
+    return decision
+
+
+def _leave_refusing(situation: Situation) -> Decision:
+    document, faults, settings = situation.document, situation.faults, situation.settings
+    # Passing probes show that the fault is not our own network's.
+    if faults.joins < settings.fall or not situation.health.passed(situation.active):
+        return _NOTHING
+    if document.paused is not None:
+        return _held_by_pause(situation)
+    waited = situation.now - document.last_rotation
+    if document.cause is not Cause.CREATED and waited < settings.rotation_interval:
+        return _NOTHING
+    reason = faults.detail or f"{faults.joins} joins in a row failed"
+    return _leave(situation, next_available, faults.kind, reason)
+
+
+def _write_positions(situation: Situation) -> Decision:
+    # While lists differ, every process would write its own positions, for ever.
+    if not situation.one_list:
+        return _NOTHING
+    return Decision(document=listed(situation.document, situation.names))
+
+
+_STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
+    _answer_foreign,
+    _leave_down,
+    _leave_removed,
+    _leave_refusing,
+    _write_positions,
+)
+
+
+def _leave(
+    situation: Situation,
+    policy: Callable[[Sequence[Candidate]], Choice],
+    cause: Cause,
+    reason: str,
+) -> Decision:
+    """Leave the active server for the one that ``policy`` chooses, if there is one."""
+    choice = policy(situation.candidates)
+    if choice.server is not None:
+        return _rotation(situation, choice.server, cause, reason)
+    if choice.probe:
+        return Decision(probe=choice.probe)
+    return Decision(notes=(_note(NoteEvent.NO_SERVER, server=situation.active),))
+
+
+def _rotation(
+    situation: Situation, to: str, cause: Cause, reason: str, actor: str | None = None
+) -> Decision:
+    left, reports = None, 1
+    if cause in COOLS:
+        record = situation.document.record(situation.active)
+        left = cooled(record, cause, situation.now, situation.settings)
+        reports = max(1, situation.faults.reports, situation.faults.joins)
+    document, rotation = rotated(
+        situation.document,
+        to=to,
+        names=situation.names,
+        cause=cause,
+        reason=reason[:_LONGEST_REASON],
+        actor=actor or situation.actor,
+        now=situation.now,
+        reports=reports,
+        window=situation.window(),
+        left=left,
+    )
+    return Decision(document=document, rotation=rotation)
+
+
+def _held_by_pause(situation: Situation) -> Decision:
+    return Decision(notes=(_note(NoteEvent.FAULT_WHILE_PAUSED, server=situation.active),))
+
+
+def _note(event: NoteEvent, **fields: object) -> Note:
+    return Note(event=event.value, fields=fields)

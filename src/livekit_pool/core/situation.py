@@ -1,0 +1,97 @@
+"""
+Situation: everything a decision depends on, at one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .choice import Candidate, in_turn
+from .document import Document
+from .faults import COOLS, PendingFaults
+from .health import Evidence, HealthBook, Settings
+
+__all__ = ["FRESH", "Situation"]
+
+FRESH: Final = 2.0
+"""
+Seconds for which a failed probe is reason enough to leave a server. After longer than that (no
+server was available, the store was away) it is probed again before it is left.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """
+    One process's view of the pool.
+
+    Attributes:
+        names: this process's servers, in its order.
+        actor: this process, as the history names it.
+        lists: the live processes' lists of servers; None until they were read.
+        participants: connected through all live processes together.
+        faults: the pending ones against the active server.
+        active_from: when this process learned that the active server is active. A probe that
+            began before is no evidence against it: it may have been left and be active again.
+        foreign_from: when this process first saw the foreign index in the document, if any.
+    """
+
+    names: Sequence[str]
+    actor: str
+    settings: Settings
+    document: Document
+    health: HealthBook
+    faults: PendingFaults
+    lists: tuple[tuple[str, ...], ...] | None
+    participants: int
+    active_from: float
+    foreign_from: float | None
+    now: float
+
+    @property
+    def active(self) -> str:
+        """Name of the active server."""
+        return self.document.active_server
+
+    def candidate(self, server: str) -> Candidate:
+        """What choosing may ask about ``server``."""
+        record = self.document.record(server)
+        return Candidate(
+            name=server,
+            health=self.health.health(server),
+            seen=self.health.seen(server),
+            passed=self.health.passed(server),
+            misconfigured=self.health.misconfigured(server),
+            drained=record.drained is not None,
+            shared=all(server in names for names in self.lists or ()),
+            cooling_until=record.cool_down_until if record.cooling(self.now) else None,
+            forgivable=record.cool_down_cause in COOLS,
+        )
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The servers beside the active one, in the order in which their turn comes."""
+        return tuple(self.candidate(name) for name in in_turn(self.names, self.active))
+
+    @property
+    def one_list(self) -> bool:
+        """Whether every live process is known to have the same list as this one."""
+        return self.lists is not None and all(names == self.names for names in self.lists)
+
+    def evidence(self) -> Evidence | None:
+        """What shows that the active server is down, seen since it is active; else None."""
+        evidence = self.health.evidence(self.active)
+        if evidence is None or evidence.began < self.active_from:
+            return None
+        return evidence
+
+    def window(self, participants: int = 0) -> float:
+        """Seconds over which to spread the moves of so many participants (0: of all)."""
+        moving = participants or self.participants
+        return moving / self.settings.pace if moving > self.settings.pace else 0.0
+
+    def alone(self) -> Situation:
+        """The same, were this the only process."""
+        return replace(self, lists=(tuple(self.names),))
