@@ -195,7 +195,8 @@ def checked(
         for name, fault in _faults(server):
             raise ConfigurationError(f"{label(position, name)} {fault}.")
     _check_unique(
-        [server.origin.address for server in listed],
+        # A host name's closing dot changes nothing about where it leads.
+        [server.origin.address.replace(".:", ":") for server in listed],
         [label(position, "url") for position in range(len(listed))],
         "are the same server ({}): keep one of them",
     )
@@ -290,8 +291,7 @@ def _default_name(origin: Origin, hosts: Mapping[str, int], taken: Container[str
 def _check_unique(values: Sequence[str], labels: Sequence[str], fault: str) -> None:
     seen: dict[str, int] = {}
     for position, value in enumerate(values):
-        # A host name's closing dot changes nothing about where it leads.
-        first = seen.setdefault(value.casefold().replace(".:", ":"), position)
+        first = seen.setdefault(value.casefold(), position)
         if first != position:
             raise ConfigurationError(
                 f"{labels[first]} and {labels[position]} {fault.format(value)}."

@@ -143,7 +143,7 @@ def did_you_mean(name: object, known: Mapping[str, object]) -> str:
     """
     close = get_close_matches(str(name), known, n=1)
     if close:
-        return f", {str(name)[:60]!r}: did you mean {close[0]!r}?"
+        return f", {str(name)[:60]!r} (did you mean {close[0]!r}?)."
     return f": known are {', '.join(known)}."
 
 
