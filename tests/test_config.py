@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from livekit_pool.config import SETTINGS, Settings, ensure_key_pair, find_key_pair, load
+from livekit_pool.config import (
+    SETTINGS,
+    Settings,
+    debugging,
+    ensure_key_pair,
+    find_key_pair,
+    load,
+)
 from livekit_pool.exceptions import ConfigurationError
 from livekit_pool.servers import Server
 
@@ -278,6 +285,16 @@ def test_unknown_pool_variables_are_warned_of(place: Place) -> None:
         "LIVEKIT_POOL_PROT is not used (did you mean LIVEKIT_POOL_PORT?).",
         "LIVEKIT_POOL_SOMETHING_ELSE in .env is not used.",
     )
+
+
+@pytest.mark.parametrize(("value", "on"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_debugging_is_switched_by_a_variable_that_is_no_setting(
+    place: Place, value: str | None, on: bool
+) -> None:
+    env = {**slot(), **({} if value is None else {"LIVEKIT_POOL_DEBUG": value})}
+
+    assert debugging(env) is on
+    assert place.load(env).warnings == ()
 
 
 # --- .env files ---

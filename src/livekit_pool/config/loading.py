@@ -11,7 +11,7 @@ from typing import Any
 
 from ..exceptions import ConfigurationError
 from ..servers import Server
-from .settings import SETTINGS, Settings, is_loopback
+from .settings import PREFIX, SETTINGS, Settings, is_loopback
 from .slots import did_you_mean, read_servers
 from .sources import Given, read_variables, read_yaml
 
@@ -133,12 +133,13 @@ def _flat(content: Mapping[str, object], file: Path | None, prefix: str = "") ->
 
 def _unknown(variables: Mapping[str, Given]) -> tuple[str, ...]:
     """Warn of LIVEKIT_POOL_* that nothing reads: a newer version's, or misspelt."""
-    known = [*(setting.variable for setting in SETTINGS), DEBUG]
+    known = [setting.variable.removeprefix(PREFIX) for setting in SETTINGS]
     warnings = []
     for name, given in sorted(variables.items()):
-        if name.startswith("LIVEKIT_POOL_") and name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+        rest = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and name != DEBUG and rest not in known:
+            close = get_close_matches(rest, known, n=1)
+            hint = f" (did you mean {PREFIX}{close[0]}?)" if close else ""
             warnings.append(f"{given.label} is not used{hint}.")
     return tuple(warnings)
 

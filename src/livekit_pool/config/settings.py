@@ -28,7 +28,10 @@ from .values import (
     url,
 )
 
-__all__ = ["SETTINGS", "Setting", "Settings", "is_loopback"]
+__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings", "is_loopback"]
+
+PREFIX = "LIVEKIT_POOL_"
+"""What every setting's variable starts with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """Its name in the environment and in .env files."""
-        return "LIVEKIT_POOL_" + self.name.replace(".", "_").upper()
+        return PREFIX + self.name.replace(".", "_").upper()
 
     @property
     def flag(self) -> str | None:
