@@ -155,8 +155,8 @@ class Driver:
         await self.store.beat(self._row())
         if loaded.document is None:
             rows = await self.store.rows()
-            if any(row.process != self.process for row in rows):
-                # Another process may hold a document that the store lost: it comes first.
+            if any(row.started < self._started - NEWBORN_WAIT for row in rows):
+                # An older process may hold a document that the store lost: it comes first.
                 await asyncio.sleep(NEWBORN_WAIT)
                 loaded = await self.store.load()
         document = loaded.document

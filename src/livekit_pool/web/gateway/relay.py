@@ -37,6 +37,9 @@ __all__ = ["LINGER", "Phase", "SignalRelay"]
 LINGER: Final = 1.5
 """Seconds after which a connection that was told to go, and did not, is cut."""
 
+FAREWELL: Final = 0.5
+"""Seconds after a Leave at which the gateway says goodbye to the old server at the latest."""
+
 _EARLY_LIMIT: Final = 64 * 1024
 """Bytes a client may send before it has been answered."""
 
@@ -174,7 +177,10 @@ class SignalRelay(asyncio.Protocol):
             return
         if isinstance(pieces, list):
             for piece in pieces:
-                if isinstance(piece, Message) and piece.opcode == CLOSE:
+                if not isinstance(piece, Message):
+                    continue
+                self._farewell()
+                if piece.opcode == CLOSE:
                     self.transport.write(close_frame(1000))
                     self.transport.close()
                     return
@@ -187,7 +193,9 @@ class SignalRelay(asyncio.Protocol):
             self._admission.cancel()
             self._admission = None
         upstream = self.upstream
-        if upstream is not None and self.phase is Phase.OPEN:
+        if upstream is not None and self.phase is Phase.TOLD:
+            self._farewell()
+        elif upstream is not None:
             upstream.relay = None
             upstream.transport.close()
         self._closed()
@@ -407,6 +415,10 @@ class SignalRelay(asyncio.Protocol):
         )
         self.transport.write(encode(signal.refresh_token(token)))
         self._say_leave(rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN)
+        gateway.loop.call_later(FAREWELL, self._farewell)
+
+    def _farewell(self) -> None:
+        """Goodbye to the old server: the client has heard the news, or had time enough."""
         self._give_up_upstream(goodbye=True)
 
     def release(self) -> None:
@@ -448,7 +460,7 @@ class SignalRelay(asyncio.Protocol):
 
     def _give_up_upstream(self, *, goodbye: bool) -> None:
         """
-        Let go of the server's side; with ``goodbye`` the participant is gone there at once.
+        Let go of the server's side, if that was not done before; with ``goodbye`` the participant is gone there at once.
 
         If a frame of the client's was passed on in part, the goodbye would be taken for its
         rest: then the connection is cut, and the server notices by itself.

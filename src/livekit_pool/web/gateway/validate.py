@@ -7,6 +7,7 @@ it is found out anew, in the same way (server: pkg/service/rtcservice.go).
 
 from __future__ import annotations
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -16,7 +17,9 @@ from .admission import Validation
 from .gateway import Gateway
 from .request import NOT_FORWARDED, BadRequest, SignalQuery, UpgradeRequest, bearer
 
-__all__ = ["routes"]
+__all__ = ["router"]
+
+_PATHS = ("/rtc/validate", "/rtc/v1/validate")
 
 _PATIENCE = 2.5
 """Seconds; Rust's SDK waits 3 for this answer."""
@@ -39,7 +42,7 @@ class _Answer:
         self.response = PlainTextResponse("success")
 
 
-def routes(gateway: Gateway) -> list[Route]:
+def router(gateway: Gateway) -> APIRouter:
     """The routes, for the application; CORS is the application's."""
 
     async def validate(request: Request) -> Response:
@@ -54,7 +57,7 @@ def routes(gateway: Gateway) -> list[Route]:
         await Validation(gateway, answer, asked, client, patience=_PATIENCE).run()
         return answer.response
 
-    return [Route(path, validate, methods=["GET"]) for path in ("/rtc/validate", "/rtc/v1/validate")]
+    return APIRouter(routes=[Route(path, validate, methods=["GET"]) for path in _PATHS])
 
 
 def _request(request: Request) -> UpgradeRequest:

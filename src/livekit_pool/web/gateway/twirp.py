@@ -1,0 +1,278 @@
+"""
+Twirp: LiveKit's server API, each call sent on to the server that has the call's room.
+
+The caller's token is verified with the pool's key and its claims are signed anew for the server.
+What the pool itself refuses, it refuses in Twirp's JSON. A call is repeated only when the server
+certainly did not get it, or when it changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import aiohttp
+from fastapi import APIRouter
+from google.protobuf.message import DecodeError
+from livekit.protocol import room as room_protocol
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ... import observe, tokens
+from ...core.document import Cause, Document
+from ...core.events import FaultSource, ProbeOutcome
+from ...exceptions import PoolError, TokenError
+from ...servers import Server
+from ...stores.base import Placement
+from ...upstream.connection import Failure, open_session
+from .request import VIA, BadRequest, bearer
+from .twirp_call import TwirpCall
+from .twirp_refusal import TwirpRefusal
+
+__all__ = ["TwirpPool", "router"]
+
+PATIENCE: Final = 2.0
+"""Seconds that a call waits for a rotation, or for a room on the move, in all."""
+
+LARGEST_BODY: Final = 10 * 2**20
+"""Bytes; LiveKit's ``max_api_request_body_size``."""
+
+_CONNECT_TIMEOUT: Final = 2.5
+_BODY_TIMEOUT: Final = 10.0
+_LOOK: Final = 0.1
+"""Seconds between two looks at whether what is waited for has happened."""
+
+# The idempotency key and the caller's own patience are newer SDKs' (protocol: utils/xtwirp).
+_FORWARDED: Final = (
+    "Content-Type",
+    "Accept",
+    "User-Agent",
+    "X-Livekit-Request-Id",
+    "X-Twirp-Timeout-Ms",
+)
+_DENIED: Final = "permissions denied"  # server: pkg/service/auth.go, ErrPermissionDenied
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class TwirpPool(Protocol):
+    """What is needed of `livekit_pool.pool.Pool`."""
+
+    @property
+    def servers(self) -> Mapping[str, Server]: ...
+    @property
+    def pair(self) -> tokens.KeyPair: ...
+    @property
+    def document(self) -> Document: ...
+    def joinable(self, server: str) -> bool: ...
+    def retry_after(self) -> int: ...
+    def on_the_move(self, room: str) -> bool: ...
+    async def place(self, room: str) -> Placement: ...
+    async def placement(self, room: str) -> Placement | None: ...
+    async def placed_servers(self) -> set[str]: ...
+    async def wait_joinable(self, room: str | None, timeout: float) -> Placement | None: ...
+    def fault(
+        self,
+        server: str,
+        kind: Cause,
+        source: FaultSource,
+        detail: str = "",
+        revision: int | None = None,
+    ) -> None: ...
+
+
+def router(pool: TwirpPool) -> APIRouter:
+    """The route, for the application, in whose lifespan the connections live; CORS is its too."""
+    twirp = _Twirp(pool)
+    return APIRouter(
+        routes=[Route("/twirp/{path:path}", twirp.answer, methods=list(_METHODS))],
+        lifespan=twirp.lifespan,
+    )
+
+
+class _Twirp:
+    """Takes calls and sends them on."""
+
+    def __init__(self, pool: TwirpPool) -> None:
+        self._pool = pool
+        self._servers = TwirpServers(pool)
+
+    @asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncGenerator[None]:
+        """Keep connections to the servers."""
+        async with self._servers:
+            yield
+
+    # -- the caller's side --
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one call."""
+        try:
+            return await self._answer(request)
+        except TwirpRefusal as refusal:
+            return refusal.response()
+        except PoolError:
+            # The store is away, or there is no document yet. Its text is for the log, not for here.
+            return self._unavailable("the pool cannot tell where the room is, try again").response()
+
+    async def _answer(self, request: Request) -> Response:
+        path = TwirpCall.split(request.path_params["path"])
+        if request.method != "POST" or path is None:
+            raise TwirpRefusal("bad_route", "no such call: POST to /twirp/livekit.Service/Method")
+        if request.headers.get(VIA.decode()) == self._pool.document.lineage:
+            raise TwirpRefusal(
+                "failed_precondition", "this pool is configured as a server of itself", status=508
+            )
+        claims = self._verified(request)
+        headers = {
+            name: value for name in _FORWARDED if (value := request.headers.get(name)) is not None
+        }
+        if request.client is not None:
+            headers["X-Forwarded-For"] = request.client.host
+        call = TwirpCall.read(*path, claims, await _body(request), headers)
+        if call.lists_rooms:
+            _demand(call, "roomList")
+            return (await self._list_rooms(call)).response()
+        if call.creates_room:
+            _demand(call, "roomCreate")  # before the room is given a place
+        return (await self._forward(call)).response()
+
+    def _verified(self, request: Request) -> tokens.Claims:
+        header = request.headers.get("authorization")
+        try:
+            token = (
+                request.query_params.get("access_token")
+                if header is None
+                else bearer(header.encode("latin-1"))
+            )
+            return tokens.verify(token, self._pool.pair)
+        except (TokenError, BadRequest) as error:
+            raise TwirpRefusal("unauthenticated", str(error)) from None
+
+    def _unavailable(self, message: str) -> TwirpRefusal:
+        return TwirpRefusal("unavailable", message, retry_after=self._pool.retry_after())
+
+    # -- one server --
+
+    async def _forward(self, call: TwirpCall) -> TwirpAnswer:
+        """Send ``call`` to the server of its room, waiting for moves and rotations."""
+        deadline = _now() + PATIENCE
+        if call.is_blind:
+            await self._wait_for_move(call)
+        failed: str | None = None
+        while True:
+            moving = self._moving(call)
+            server = await self._target(call, deadline, failed)
+            try:
+                answer = await self._servers.ask(server, call)
+            except Unanswered as error:
+                if error.sent and not call.is_repeatable:
+                    raise self._unavailable(
+                        "the LiveKit server did not answer: whether the call was carried out is"
+                        " not known"
+                    ) from None
+                if failed is not None:
+                    raise self._unavailable("no LiveKit server answers, try again") from None
+                failed, deadline = server.name, _now() + PATIENCE
+                continue
+            if answer.error_code == "not_found" and moving and _now() < deadline:
+                await asyncio.sleep(_LOOK)  # who is not there may be on the way
+                continue
+            return answer
+
+    async def _wait_for_move(self, call: TwirpCall) -> None:
+        for _ in range(round(PATIENCE / _LOOK)):
+            if not self._moving(call):
+                return
+            await asyncio.sleep(_LOOK)
+
+    def _moving(self, call: TwirpCall) -> bool:
+        return call.room is not None and self._pool.on_the_move(call.room)
+
+    async def _target(self, call: TwirpCall, deadline: float, failed: str | None) -> Server:
+        """
+        Find the server for ``call``.
+
+        After ``failed`` did not answer, another one is waited for: either that one is confirmed
+        down and the room moves, or at the deadline it is believed to be well again.
+        """
+        pool = self._pool
+        while True:
+            placement: Placement | None = None
+            if call.room is not None:
+                placing = pool.place if call.creates_room else pool.placement
+                placement = await placing(call.room)
+            name = placement.server if placement else pool.document.active_server
+            if not pool.joinable(name):
+                room = placement.room if placement else None
+                found = await pool.wait_joinable(room, max(0.0, deadline - _now()))
+                name = found.server if found else ""
+            if name not in pool.servers:
+                raise self._unavailable("no LiveKit server is available, try again")
+            if name != failed or _now() >= deadline:
+                return pool.servers[name]
+            await asyncio.sleep(_LOOK)
+
+    # -- all servers --
+
+    async def _list_rooms(self, call: TwirpCall) -> TwirpAnswer:
+        """Ask every server that has rooms, and make one list; without those that do not answer."""
+        pool = self._pool
+        names = await pool.placed_servers() | {pool.document.active_server}
+        asked = [
+            server for name, server in pool.servers.items() if name in names and pool.joinable(name)
+        ]
+        if len(asked) < 2 and (not asked or asked[0].name == pool.document.active_server):
+            return await self._forward(call)
+        answers = await asyncio.gather(*(self._part(server, call) for server in asked))
+        parts = {
+            server.name: answer
+            for server, answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
+        good = {name: answer for name, answer in parts.items() if answer.status == 200}
+        if good:
+            return await RoomLists(good, is_json=call.is_json).merged(pool.placement)
+        if parts:
+            return next(iter(parts.values()))
+        raise self._unavailable("no LiveKit server answers, try again")
+
+    async def _part(self, server: Server, call: TwirpCall) -> TwirpAnswer | None:
+        try:
+            return await self._servers.ask(server, call)
+        except (Unanswered, TwirpRefusal):
+            return None  # reported as a fault; the others' rooms are better than none
+
+
+def _demand(call: TwirpCall, grant: str) -> None:
+    """Refuse, in LiveKit's words, a caller without ``grant``."""
+    if call.claims.grants.get(grant) is not True:
+        raise TwirpRefusal("unauthenticated", _DENIED)
+
+
+async def _body(request: Request) -> bytes:
+    """Read the request's body, within limits of size and time."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST_BODY:
+                    raise HTTPException(413)
+    except HTTPException as error:  # ours, or that of the application, which limits bodies too
+        raise TwirpRefusal(
+            "malformed", "the body is larger than 10 MiB", status=error.status_code
+        ) from None
+    except TimeoutError:
+        raise TwirpRefusal("deadline_exceeded", "the body did not arrive in time") from None
+    return bytes(body)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
