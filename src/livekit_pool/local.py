@@ -33,7 +33,14 @@ import aiohttp
 from livekit_pool.exceptions import PoolError
 from livekit_pool.servers import Server
 
-__all__ = ["LocalServer", "LocalServerError", "environment", "find_server", "reserve_port"]
+__all__ = [
+    "LocalServer",
+    "LocalServerError",
+    "die_with_parent",
+    "environment",
+    "find_server",
+    "reserve_port",
+]
 
 # The newest version that `go install` takes: later ones have replace lines in their go.mod.
 BUILT_VERSION = "1.13.5"
@@ -366,7 +373,7 @@ class LocalServer:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal is for us, not for it.
                 process_group=0,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
 
     def _configuration(self) -> dict[str, object]:
@@ -421,8 +428,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child runs before it becomes the server, so that no crash of ours leaves it behind."""
+def die_with_parent() -> Callable[[], None] | None:
+    """
+    What a child runs before its program (`subprocess.Popen`'s ``preexec_fn``), so that no crash of
+    ours leaves it behind. None where there is no such thing.
+
+    On Linux the child is killed when the thread that started it ends.
+    """
     if sys.platform != "linux":
         return None
     # Found before the fork: after it the child may only make calls that take no lock.
