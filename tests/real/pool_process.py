@@ -17,7 +17,7 @@ from typing import Any, Self
 import aiohttp
 import jwt
 
-from livekit_pool.local import LocalServer, environment, reserve_port
+from livekit_pool.local import LocalServer, die_with_parent, environment, reserve_port
 from tests.real.call import make_token
 from tests.real.until import until
 
@@ -132,6 +132,7 @@ class PoolProcess:
                 stderr=subprocess.STDOUT,
                 # Whatever it leaves behind can then be found, and ended, by its session.
                 start_new_session=True,
+                preexec_fn=die_with_parent(),
             )
         self._sessions.add(self._process.pid)
 
@@ -166,7 +167,7 @@ class PoolProcess:
         family = self._family()
         self._process.kill()
         await self._kill(family)
-        await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self._process.wait, STOP_SECONDS)
 
     async def aclose(self) -> None:
         """End whatever of it still runs, and give up the port."""
