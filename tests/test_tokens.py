@@ -125,6 +125,15 @@ def test_bad_token_is_refused_and_not_quoted(token: str | None, code: Refusal) -
     assert POOL.secret not in repr(caught.value)
 
 
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_another_algorithm_is_refused_though_its_signature_is_right(algorithm: str) -> None:
+    pair = KeyPair(key=POOL.key, secret=POOL.secret * 2)
+    with pytest.raises(TokenError) as caught:
+        tokens.verify(jwt.encode(good(), pair.secret, algorithm=algorithm), pair, NOW)
+
+    assert caught.value.code == Refusal.MALFORMED
+
+
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_a_token_changed_in_any_part_is_refused(part: int) -> None:
     parts = signed(good()).split(".")
@@ -427,6 +436,13 @@ def test_the_pools_clock_counts_not_the_servers() -> None:
     assert fast.raw["nbf"] == slow.raw["nbf"] == NOW
     assert slow.expires == NOW + 600
     assert "iat" not in fast.raw
+
+
+def test_a_refresh_never_shortens_what_the_client_had() -> None:
+    short = {**LATEST, "exp": NOW + 700}
+
+    assert refresh(good(exp=NOW + 9000), short).expires == NOW + 9000
+    assert refresh(good(exp=NOW + 650), short).expires == NOW + 700
 
 
 def test_identity_from_jti_is_the_same_person() -> None:
