@@ -9,34 +9,29 @@ certainly did not get it, or when it changes nothing.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import aiohttp
 from fastapi import APIRouter
-from google.protobuf.message import DecodeError
-from livekit.protocol import room as room_protocol
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ... import observe, tokens
-from ...core.document import Cause, Document
-from ...core.events import FaultSource, ProbeOutcome
+from ... import tokens
 from ...exceptions import PoolError, TokenError
 from ...servers import Server
 from ...stores.base import Placement
-from ...upstream.connection import Failure, open_session
 from .request import VIA, BadRequest, bearer
+from .room_lists import RoomLists
+from .twirp_answer import TwirpAnswer
 from .twirp_call import TwirpCall
-from .twirp_refusal import TwirpRefusal
+from .twirp_pool import TwirpPool
+from .twirp_refusal import DENIED, TwirpRefusal
+from .twirp_servers import TwirpServers, Unanswered
 
-__all__ = ["TwirpPool", "router"]
+__all__ = ["router"]
 
 PATIENCE: Final = 2.0
 """Seconds that a call waits for a rotation, or for a room on the move, in all."""
@@ -44,7 +39,6 @@ PATIENCE: Final = 2.0
 LARGEST_BODY: Final = 10 * 2**20
 """Bytes; LiveKit's ``max_api_request_body_size``."""
 
-_CONNECT_TIMEOUT: Final = 2.5
 _BODY_TIMEOUT: Final = 10.0
 _LOOK: Final = 0.1
 """Seconds between two looks at whether what is waited for has happened."""
@@ -57,34 +51,7 @@ _FORWARDED: Final = (
     "X-Livekit-Request-Id",
     "X-Twirp-Timeout-Ms",
 )
-_DENIED: Final = "permissions denied"  # server: pkg/service/auth.go, ErrPermissionDenied
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-
-
-class TwirpPool(Protocol):
-    """What is needed of `livekit_pool.pool.Pool`."""
-
-    @property
-    def servers(self) -> Mapping[str, Server]: ...
-    @property
-    def pair(self) -> tokens.KeyPair: ...
-    @property
-    def document(self) -> Document: ...
-    def joinable(self, server: str) -> bool: ...
-    def retry_after(self) -> int: ...
-    def on_the_move(self, room: str) -> bool: ...
-    async def place(self, room: str) -> Placement: ...
-    async def placement(self, room: str) -> Placement | None: ...
-    async def placed_servers(self) -> set[str]: ...
-    async def wait_joinable(self, room: str | None, timeout: float) -> Placement | None: ...
-    def fault(
-        self,
-        server: str,
-        kind: Cause,
-        source: FaultSource,
-        detail: str = "",
-        revision: int | None = None,
-    ) -> None: ...
 
 
 def router(pool: TwirpPool) -> APIRouter:
@@ -156,7 +123,7 @@ class _Twirp:
             raise TwirpRefusal("unauthenticated", str(error)) from None
 
     def _unavailable(self, message: str) -> TwirpRefusal:
-        return TwirpRefusal("unavailable", message, retry_after=self._pool.retry_after())
+        return TwirpRefusal.unavailable(message, self._pool.retry_after())
 
     # -- one server --
 
@@ -181,7 +148,7 @@ class _Twirp:
                     raise self._unavailable("no LiveKit server answers, try again") from None
                 failed, deadline = server.name, _now() + PATIENCE
                 continue
-            if answer.error_code == "not_found" and moving and _now() < deadline:
+            if answer.error[0] == "not_found" and moving and _now() < deadline:
                 await asyncio.sleep(_LOOK)  # who is not there may be on the way
                 continue
             return answer
@@ -253,7 +220,7 @@ class _Twirp:
 def _demand(call: TwirpCall, grant: str) -> None:
     """Refuse, in LiveKit's words, a caller without ``grant``."""
     if call.claims.grants.get(grant) is not True:
-        raise TwirpRefusal("unauthenticated", _DENIED)
+        raise TwirpRefusal("unauthenticated", DENIED)
 
 
 async def _body(request: Request) -> bytes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
 from starlette.responses import Response
 
-__all__ = ["TwirpRefusal"]
+__all__ = ["DENIED", "TwirpRefusal"]
+
+DENIED: Final = "permissions denied"
+"""What LiveKit says to a caller without the grant (server: pkg/service/auth.go)."""
 
 # Twirp specification, "Error Codes": the status that goes with each.
 _STATUSES: Final[Mapping[str, int]] = {
@@ -40,6 +43,11 @@ class TwirpRefusal(Exception):
         self.message = message
         self._status = _STATUSES[code] if status is None else status
         self._retry_after = retry_after
+
+    @classmethod
+    def unavailable(cls, message: str, retry_after: int) -> Self:
+        """Not now: try again after ``retry_after`` seconds."""
+        return cls("unavailable", message, retry_after=retry_after)
 
     def response(self) -> Response:
         """The answer. Node's SDK reads the body only under exactly this content type."""
