@@ -1,0 +1,127 @@
+"""
+What must hold of the records that workers leave, whatever their order was.
+
+Each function answers a list of sentences about what does not hold; the times in the records are
+of one clock for all processes of the machine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from .work import Record
+
+
+def check_swaps(
+    seen: Sequence[Sequence[Record]], first: int, final: int, history: Sequence[tuple[int, str]]
+) -> list[str]:
+    """
+    Every revision from ``first`` to ``final`` was won by one swap, and none of them was lost.
+
+    Args:
+        seen: what each worker of `work.swaps` recorded.
+        history: revision and reason of the store's rotations, oldest first.
+    """
+    records = [record for worker in seen for record in worker]
+    swaps = [record for record in records if "expected" in record]
+    wins = [record for record in swaps if record["won"]]
+    problems = []
+    winner: dict[int, str] = {}
+    for win in wins:
+        revision = win["expected"] + 1
+        if revision in winner:
+            problems.append(f"{revision} was won by {winner[revision]} and {win['reason']}")
+        winner[revision] = win["reason"]
+        if win["now"] != revision:
+            problems.append(f"{win['reason']} won {revision} and was shown {win['now']}")
+    if sorted(winner) != list(range(first + 1, final + 1)):
+        problems.append(f"won were {sorted(winner)}, the store is at {final}")
+    if list(history) != sorted(winner.items()):
+        problems.append("the history is not what was won")
+    problems += [
+        f"{swap['reason']} lost against {swap['now']}"
+        for swap in swaps
+        if not swap["won"] and swap["now"] <= swap["expected"]
+    ]
+    for read in (record for record in records if "read" in record):
+        least = max((w["expected"] + 1 for w in wins if w["end"] < read["begin"]), default=first)
+        most = max((w["expected"] + 1 for w in wins if w["begin"] < read["end"]), default=first)
+        if not least <= read["read"] <= most:
+            problems.append(f"read {read['read']}, which was not between {least} and {most}")
+    return problems
+
+
+def check_places(seen: Sequence[Sequence[Record]], rooms: int) -> list[str]:
+    """Each of ``rooms`` rooms got one placement, and everybody was told of that one."""
+    problems = []
+    servers: dict[str, set[str]] = defaultdict(set)
+    for worker in seen:
+        if len(worker) != rooms:
+            problems.append(f"a worker saw {len(worker)} rooms")
+        for record in worker:
+            if "stale" in record:
+                problems.append(f"stale at {record['stale']}")
+                continue
+            servers[record["room"]].add(record["server"])
+            if not record["confirmed"]:
+                problems.append(f"{record['room']} was not confirmed")
+    problems += [f"{room} is on {on}" for room, on in servers.items() if len(on) != 1]
+    return problems
+
+
+def check_moves(seen: Sequence[Sequence[Record]], final: dict[str, tuple[str, int]]) -> list[str]:
+    """No room went back to a lower revision, or was on two servers at one."""
+    problems = []
+    by_room: dict[str, list[Record]] = defaultdict(list)
+    for worker in seen:
+        for record in worker:
+            by_room[record["room"]].append(record)
+            if record["revision"] < record["asked"]:
+                problems.append(f"asked for {record['asked']}, left at {record['revision']}")
+    for room, records in by_room.items():
+        servers: dict[int, set[str]] = defaultdict(set)
+        for record in records:
+            servers[record["revision"]].add(record["server"])
+        problems += [
+            f"{room} was on {on} at {revision}" for revision, on in servers.items() if len(on) > 1
+        ]
+        problems += _steps_back(room, records)
+        highest = max(servers)
+        if final.get(room) != (min(servers[highest]), highest):
+            problems.append(f"{room} ended as {final.get(room)}, the highest seen was {highest}")
+    return problems
+
+
+def _steps_back(room: str, records: Iterable[Record]) -> list[str]:
+    by_begin = sorted(records, key=lambda record: record["begin"])
+    return [
+        f"{room} was at {earlier['revision']} and then at {later['revision']}"
+        for number, later in enumerate(by_begin)
+        for earlier in by_begin[:number]
+        if earlier["end"] < later["begin"] and earlier["revision"] > later["revision"]
+    ]
+
+
+def check_watch(
+    seen: Sequence[Record], final: int, placements: dict[str, list[object]]
+) -> list[str]:
+    """A watch began with a Resync, never went back, and ended with what the store has."""
+    problems = []
+    if not seen or "resync" not in seen[0]:
+        problems.append("the first notice was not a Resync")
+    told = [record["changed"] for record in seen if "changed" in record]
+    if told != sorted(told):
+        problems.append(f"revisions went back: {told}")
+    known = max([*told, *(record["resync"] for record in seen if "resync" in record)], default=0)
+    if known != final:
+        problems.append(f"the last revision known was {known}, the store is at {final}")
+    moves: dict[str, int] = {}
+    for record in seen:
+        if "moved" in record:
+            if record["revision"] < moves.get(record["moved"], 0):
+                problems.append(f"{record['moved']} went back to {record['revision']}")
+            moves[record["moved"]] = record["revision"]
+    if not seen or seen[-1].get("view") != placements:
+        problems.append("the view by notices is not what the store has")
+    return problems

@@ -1,0 +1,37 @@
+"""Fixtures of the tests of stores."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from .backends import BACKENDS, SHARED_BACKENDS, Backend, SharedBackend
+from .values import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The store's time in this test."""
+    return Clock()
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+async def backend(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Backend]:
+    """Each kind of store in turn, empty."""
+    backend = BACKENDS[request.param](tmp_path, clock)
+    yield backend
+    await backend.aclose()
+
+
+@pytest.fixture(params=sorted(SHARED_BACKENDS))
+async def shared_backend(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[SharedBackend]:
+    """Each kind of store that several processes can share, empty."""
+    backend = SHARED_BACKENDS[request.param](tmp_path, clock)
+    yield backend
+    await backend.aclose()
