@@ -188,7 +188,7 @@ def _rotation(
     if cause in COOLS:
         record = situation.document.record(situation.active)
         left = cooled(record, cause, situation.now, situation.settings)
-        reports = max(1, situation.faults.reports, situation.faults.joins)
+        reports = max(1, situation.faults.reports)
     document, rotation = rotated(
         situation.document,
         to=to,

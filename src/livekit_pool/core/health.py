@@ -86,7 +86,6 @@ class _Sight:
     # Runs of observations of one kind.
     passes: int = 0
     misses: int = 0
-    missing_since: float = 0.0
     answering_since: float | None = None
 
 
@@ -95,10 +94,11 @@ class HealthBook:
     The health of each server, from probes.
 
     A refusal comes from the other side and is believed at once. Silence is weaker: it takes
-    ``fall`` of them, and a witness, another server that answers. Without one the silences are
-    remembered, and one more, of a probe that began after a witness came back, is enough: the
-    first server to answer after an outage of our own network must not condemn the others,
-    whose answers are still on their way.
+    ``fall`` of them, and a witness that it is not our own network's: another server which has
+    been answering since before the last of the silent probes began, and has answered one that
+    began after it did. Silences without a witness are remembered; when somebody answers again,
+    one more is enough. It must be one more: the first server to answer after an outage of our
+    own network must not condemn the others, whose answers are still on their way.
     """
 
     def __init__(self, names: Sequence[str], settings: Settings) -> None:
@@ -120,7 +120,8 @@ class HealthBook:
         if event.outcome in (ProbeOutcome.PASSED, ProbeOutcome.UNAUTHORIZED):
             self._answered(sight, now)
         else:
-            self._missed(sight, now)
+            sight.passes, sight.misses = 0, sight.misses + 1
+            sight.answering_since = None
         self._judge()
 
     def _answered(self, sight: _Sight, now: float) -> None:
@@ -130,13 +131,6 @@ class HealthBook:
             sight.answering_since = now
         if sight.health is Health.UNKNOWN or sight.passes >= self._settings.rise:
             sight.health = Health.UP
-
-    def _missed(self, sight: _Sight, now: float) -> None:
-        if sight.misses == 0:
-            sight.missing_since = now
-        sight.misses += 1
-        sight.passes = 0
-        sight.answering_since = None
 
     def _judge(self) -> None:
         # All of them: an answer of one server may be the witness against another.
@@ -153,11 +147,19 @@ class HealthBook:
             return True
         return any(
             other.answering_since is not None
-            and other.answering_since <= sight.began
-            and other.at >= sight.missing_since
+            and other.answering_since <= sight.began <= other.began
             for other_name, other in self._sights.items()
             if other_name != name
         )
+
+    def witnesses(self, server: str) -> tuple[str, ...]:
+        """Servers to be probed now, because the silence of ``server`` lacks but a witness."""
+        sight = self._sights.get(server)
+        if sight is None or sight.outcome is not ProbeOutcome.SILENT:
+            return ()
+        if sight.health is Health.DOWN or sight.misses < self._settings.fall:
+            return ()
+        return tuple(name for name in self._sights if name != server and self.passed(name))
 
     def heard(self, health: Mapping[str, bool], now: float) -> None:
         """Take in what the process that probes on this machine sees (server -> up)."""

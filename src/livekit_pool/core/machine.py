@@ -193,14 +193,19 @@ class PoolMachine:
 
     def _observe(self, event: Probed, now: float) -> None:
         self._health.probed(event, now)
+        for server in self._health.witnesses(event.server):
+            self._probe(server)
         if self.document is None or event.server != self.document.active_server:
             return
         began = now if event.began is None else event.began
-        if event.outcome in KINDS:
+        if event.outcome not in KINDS:
+            look_again = not self._faults.forgive(began)
+        elif event.outcome is ProbeOutcome.SILENT and event.stalled:
+            look_again = self._faults.reports > 0
+        else:
+            self._faults.missed()
             # Older than its being active: no evidence, but reason enough to look again.
             look_again = began < self._active_from
-        else:
-            look_again = not self._faults.forgive(began)
         if look_again:
             self._probe(event.server)
 
@@ -214,7 +219,8 @@ class PoolMachine:
             # Seen by somebody who knows a newer document: it counts once that is followed.
             self._early = [*self._early, fault][-_EARLY_LIMIT:]
         elif not is_late(fault, document):
-            self._faults.add(fault, now)
+            seen, passed = self._health.seen(fault.server), self._health.passed(fault.server)
+            self._faults.add(fault, now, answering=passed or not seen)
 
     def _ask(self, event: RotateAsked, now: float) -> None:
         document = self.document

@@ -79,7 +79,8 @@ def from_mapping(
     as revision 0, with a lineage that every reader derives alike.
 
     Args:
-        names: this process's servers, in order: what an index means where no name is stored.
+        names: this process's servers, in order: what an index means where no name is stored. May
+            be empty where one is.
 
     Returns:
         the document, and one sentence for each repair.
@@ -87,7 +88,8 @@ def from_mapping(
     Raises:
         ValueError: it is of another schema version, or holds nothing that a pool writes.
     """
-    if not names or not {"activeServer", "activeServerIndex", "indexWritten"} & mapping.keys():
+    named = isinstance(mapping.get("activeServer"), str) and mapping["activeServer"]
+    if not named and not (names and {"activeServerIndex", "indexWritten"} & mapping.keys()):
         raise ValueError("this is not the document of a pool: it names no active server")
     if (schema := mapping.get("schema", SCHEMA)) != SCHEMA and isinstance(schema, int | float):
         raise ValueError(f"the document is of schema {schema}, this version reads {SCHEMA}")
@@ -98,7 +100,7 @@ def from_mapping(
 
 
 def _read_original(fields: Fields, names: Sequence[str]) -> Document:
-    count = fields.whole("serverCount", len(names), least=1)
+    count = fields.whole("serverCount", len(names) or 1, least=1)
     index = fields.position("activeServerIndex", min(count, len(names)))
     if index is None:
         index = fields.repaired("activeServerIndex", 0)  # as the original repairs it
@@ -123,7 +125,7 @@ def _read_original(fields: Fields, names: Sequence[str]) -> Document:
 def _read(fields: Fields, names: Sequence[str]) -> Document:
     if fields.mapping.get("schema") != SCHEMA:
         fields.repaired("schema", SCHEMA)
-    count = fields.whole("serverCount", len(names), least=1)
+    count = fields.whole("serverCount", len(names) or 1, least=1)
     active, index, written = _read_active(fields, names, count)
     created = fields.number("createdAt", 0.0)
     lineage = fields.text("lineage", "") or fields.repaired("lineage", _lineage_of(created))
