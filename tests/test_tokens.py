@@ -172,6 +172,8 @@ def test_without_now_the_clock_counts() -> None:
         ("roomConfig", "preset"),
         ("roomPreset", {}),
         ("sip", True),
+        ("aud", 5),
+        ("kindDetails", "x"),
         ("iat", "today"),
         ("nbf", False),
     ],
@@ -202,7 +204,7 @@ def test_null_and_unknown_claims_and_any_audience_are_accepted() -> None:
     claims = good(
         aud="elsewhere",
         name=None,
-        attributes=None,
+        attributes={"a": None},
         video={"room": None, "later": 1},
         later={"x": 1},
     )

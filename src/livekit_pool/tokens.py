@@ -94,8 +94,9 @@ _WIDE_GRANTS = frozenset(
 )
 
 # Types of the claims as LiveKit decodes them (protocol: auth/grants.go). A server answers 401 for
-# a wrong one, and a 401 for a token of ours counts as that server's fault: so refuse it here.
-_CLAIM_TYPES: Mapping[str, type] = {
+# a wrong one (tried on 1.13.5), and a 401 for a token that we signed looks like that server's
+# fault: so refuse it here. What is nested deeper, as in roomConfig, is left to the server.
+_CLAIM_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "sub": str,
     "jti": str,
     "name": str,
@@ -103,6 +104,8 @@ _CLAIM_TYPES: Mapping[str, type] = {
     "metadata": str,
     "sha256": str,
     "roomPreset": str,
+    "aud": (str, list),
+    "kindDetails": list,
     "attributes": dict,
     "video": dict,
     "sip": dict,
@@ -506,7 +509,9 @@ def _misshapen(claims: Mapping[str, Any]) -> str | None:
         ):
             return name
     attributes = claims.get("attributes")
-    if attributes and not all(isinstance(value, str) for value in attributes.values()):
+    if attributes and not all(
+        value is None or isinstance(value, str) for value in attributes.values()
+    ):
         return "attributes"
     for name, value in (claims.get("video") or {}).items():
         if value is not None and not isinstance(value, _GRANT_TYPES.get(name, object)):
