@@ -281,7 +281,7 @@ class Driver:
             RotationRefused, UnknownServer: it is not done, and why.
             StoreUnavailable: the store did not answer in time; nothing is known to be written.
         """
-        await self.fresh(expected_revision or 0)
+        await self.reload()  # another process may have rotated a moment ago
         self._counter += 1
         request = f"{self.process}-ask-{self._counter}"
         answer: asyncio.Future[Rotation | None] = asyncio.get_running_loop().create_future()
