@@ -406,6 +406,10 @@ def test_a_server_cannot_make_its_participants_administrators(wide: str) -> None
     assert refresh(good(video={**VIDEO, wide: True}), latest).grants[wide] is True
 
 
+def test_a_session_does_not_renew_the_right_to_administer_the_pool() -> None:
+    assert refresh({**ORIGINAL, "pool": "admin"}, LATEST).pool is None
+
+
 def test_a_server_cannot_say_where_its_participant_was_sent() -> None:
     latest = {**LATEST, "livekitPool": {"revision": 99, "server": "evil"}}
 

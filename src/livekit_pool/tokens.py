@@ -359,10 +359,11 @@ def news(
     Sign ``last``, a session's latest claims, with the location its client is sent to.
 
     Valid from now, until ``last`` was or for 10 minutes, whichever is later: the client of a
-    live session must be able to come back with it.
+    live session must be able to come back with it. The ``pool`` claim is left out: a session that
+    lasts must not make the right to administer the pool last.
     """
     moment = int(time.time() if now is None else now)
-    claims = {name: value for name, value in last.items() if name not in ("iat", "nbf")}
+    claims = {name: value for name, value in last.items() if name not in ("iat", "nbf", "pool")}
     claims["nbf"] = moment
     claims["exp"] = max(last.get("exp") or 0, moment + _REFRESH_TTL)
     claims["livekitPool"] = {"revision": revision, "server": server_name}
