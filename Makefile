@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# What CI installs must be there before the rest looks for it.
+.NOTPARALLEL:
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -50,7 +50,7 @@ OLDEST_VERSION = (1, 11)
 OLDEST_GO = (1, 21)
 
 _INSTALL_HINT = (
-    "install it as LiveKit says: 'curl -sSL https://get.livekit.io | bash' on Linux, "
+    "install it with LiveKit's own 'curl -sSL https://get.livekit.io | bash' on Linux, "
     "'brew install livekit' on macOS"
 )
 # Below the range from which Linux takes the ports of outgoing connections: such a port cannot be
