@@ -1,0 +1,252 @@
+"""
+The HTTP protocol of one connection: uvicorn's, with limits.
+
+uvicorn waits for ever for the rest of a request, and collects a head of any size. Here a request
+head has a time limit and a size limit, a body a time limit; what breaks them, or is not HTTP, is
+answered with one line and closed (the size of bodies: `app`, where they are read). An idle
+connection between two requests is uvicorn's own business (``timeout_keep_alive``).
+
+A connection that is upgraded leaves this protocol for the class that uvicorn was given as ``ws``.
+Until then the limits hold; afterwards nothing of it stays in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+__all__ = ["AT_SHUTDOWN", "HttpProtocol"]
+
+AT_SHUTDOWN: Final = "livekit_pool.at_shutdown"
+"""
+Key in the lifespan's state: a callable without arguments, called (at least once, if there is a
+connection) when uvicorn starts a planned stop. uvicorn itself tells the application only after all
+responses ended, which one that streams for ever would never do.
+"""
+
+# httptools' limit for parse_url: http_parser_url counts in 16 bits.
+_LONGEST_PARSED_URL: Final = 0xFFFF
+
+
+class _Phase(Enum):
+    """What this protocol waits for."""
+
+    IDLE = "idle"  # the first byte of another request
+    HEAD = "head"  # the end of a request's head, of a new connection also its first byte
+    BODY = "body"  # the end of a request's body
+    DEAF = "deaf"  # nothing: what still arrives is thrown away
+
+
+class _Refused(Exception):
+    """Stops the parser, which hands it back as `httptools.HttpParserCallbackError`."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """
+    One HTTP connection.
+
+    Attributes:
+        head_time: seconds for a request's head, from the moment the connection was made or from
+            the head's first byte.
+        body_time: seconds for a request's body.
+        head_size: bytes of a request's head; LiveKit's joins carry an offer in their URL, so it
+            must be large (LiveKit: 1 MiB, Go's DefaultMaxHeaderBytes).
+        head_lines: header lines of a request; each takes far more memory than it has bytes.
+        linger: seconds for a refused client to read why before the connection is cut.
+    """
+
+    head_time = 10.0
+    body_time = 60.0
+    head_size = 1_000_000
+    head_lines = 1_000
+    linger = 1.0
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # Tokens travel in URLs: no access log, whatever uvicorn was told.
+        self.access_log = False
+        self.headers = []
+        self._upgraded = False
+        self._phase = _Phase.HEAD
+        self._timed: _Phase | None = None  # the phase that the timer is for; None: set it anew
+        self._timer: asyncio.TimerHandle | None = None
+        self._chunk = 0  # bytes of the data being parsed
+        self._head = 0  # bytes of the head so far, and of what else was in its first chunk
+
+    # -- asyncio's side --
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the clock for the first head."""
+        super().connection_made(transport)
+        self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._cancel_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse ``data``, unless the client was refused."""
+        if self._phase is _Phase.DEAF:
+            return
+        self._chunk = len(data)
+        self._head = self._head + self._chunk if self._phase is _Phase.HEAD else self._chunk
+        super().data_received(data)
+        if self._upgraded:
+            return
+        if self._phase is _Phase.IDLE and self._owed is None:
+            # Blank lines between two requests (RFC 9112, 2.2). uvicorn has stopped its own clock
+            # because of them, so they count as the beginning of a head.
+            self._phase = _Phase.HEAD
+        elif self._phase is _Phase.HEAD and self._is_too_large():
+            self._refuse(431, "The request head is too large.")
+        if self._phase is not self._timed and self._phase is not _Phase.DEAF:
+            self._set_timer()
+
+    def shutdown(self) -> None:
+        """Begin a planned stop: tell the application, and end when nothing is owed any more."""
+        at_shutdown = self.app_state.get(AT_SHUTDOWN)
+        if at_shutdown is not None:
+            at_shutdown()
+        super().shutdown()
+
+    # -- the parser's side --
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        # Grows in place, where bytes would be copied whole for each piece that arrives.
+        self.url = bytearray()  # type: ignore[assignment]  # bytes again when it is complete
+        self._phase = _Phase.HEAD
+        self._timed = None
+        self._head = self._chunk
+
+    def on_headers_complete(self) -> None:
+        """A head is complete: hand the request to the application."""
+        if self._is_too_large(complete=True):
+            self._refuse(431, "The request head is too large.")
+            raise _Refused
+        self._phase = _Phase.BODY
+        url = self.url = bytes(self.url)
+        if len(url) <= _LONGEST_PARSED_URL:
+            super().on_headers_complete()
+            return
+        # A long query is usual here (an offer is in it), and needs no parsing.
+        self.url, _, query = url.partition(b"?")
+        super().on_headers_complete()
+        self.url = url
+        self.scope["query_string"] = query
+
+    def on_message_complete(self) -> None:
+        """A request is complete; its answer may not be."""
+        self._phase = _Phase.IDLE
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the class for WebSockets, and let go of it."""
+        if self._owed is not None:  # its answer would be written between the frames
+            self._refuse(400, "An upgrade must wait for the answers to earlier requests.")
+            return
+        self._cancel_timer()
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+        # The parser holds on to this object and this object to it: without this, both would
+        # stay until the garbage collector comes by, for every connection.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does in connection_lost
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(400, msg)
+
+    # -- limits --
+
+    @property
+    def _owed(self) -> RequestResponseCycle | None:
+        """The newest request, if its answer is not complete."""
+        cycle = cast(RequestResponseCycle | None, self.cycle)  # uvicorn's type says too little
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _is_too_large(self, *, complete: bool = False) -> bool:
+        """Whether the head is. What arrived beside a complete head in the same data is not it."""
+        if len(self.headers) > self.head_lines:
+            return True
+        if self._head <= self.head_size or not complete:
+            return self._head > self.head_size
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.url) + lines > self.head_size
+
+    def _set_timer(self) -> None:
+        """Start the clock of the present phase, and stop any other."""
+        self._cancel_timer()
+        self._timed = self._phase
+        seconds = {_Phase.HEAD: self.head_time, _Phase.BODY: self.body_time}.get(self._phase)
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        """Time is up."""
+        self._timer = None
+        if self._phase is _Phase.DEAF:
+            self.transport.abort()
+        elif self.flow.read_paused:
+            self._set_timer()  # it is this side that reads no further
+        elif self._head == 0 or (self._phase is _Phase.BODY and self._owed is None):
+            self.transport.close()  # nobody waits for an answer
+        else:
+            self._refuse(408, "The request did not arrive in time.")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer ``status`` if the client can be told, and close; hear nothing more."""
+        if self._phase is _Phase.DEAF:
+            return
+        self._phase = _Phase.DEAF
+        self._cancel_timer()
+        cycle = self._owed
+        if cycle is not None and not cycle.more_body:
+            cycle.keep_alive = False  # earlier requests get their answers; then uvicorn closes
+            return
+        if cycle is not None:  # it was being read, and will not be complete
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if cycle is None or not (cycle.response_started or self.pipeline):
+            self.transport.write(self._line(status, sentence))
+        if self.transport.is_closing():
+            return
+        # Closing at once, with data of the client's unread, would reset the connection, and the
+        # client would lose the answer.
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(self.linger, self._expire)
+
+    def _line(self, status: int, sentence: str) -> bytes:
+        """A whole response, the last on this connection."""
+        body = f"{sentence}\n".encode("ascii")
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            (b"connection", b"close"),
+        ]
+        lines = [b": ".join(header) + b"\r\n" for header in headers]
+        return b"".join([STATUS_LINE[status], *lines, b"\r\n", body])

@@ -1,0 +1,405 @@
+"""The limits of one HTTP connection, against a real uvicorn server, with raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from livekit_pool.web.http import AT_SHUTDOWN, HttpProtocol
+from tests.web.served import Connection, serving, until
+
+OK = b"GET /%s HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\r\n"
+UPGRADE = (
+    b"GET /rtc?access_token=abc HTTP/1.1\r\nHost: pool\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+class App:
+    """Answers with the sizes of what it was sent; holds answers to /held until released."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+        self.reached: list[str] = []
+        self.disconnected = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.reached.append(scope["path"])
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected.set()
+                return
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        if scope["path"] == "/held":
+            await self.released.wait()
+        text = b"%d %d" % (len(scope["query_string"]), len(body))
+        headers = [(b"content-length", b"%d" % len(text))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+
+class Impatient(HttpProtocol):
+    """Waits for nobody."""
+
+    head_time = 0.05
+    body_time = 0.05
+
+
+class Upgraded(asyncio.Protocol):
+    """Stands where the relay stands: made by uvicorn for each upgrade."""
+
+    made: list[Upgraded]
+
+    def __init__(self, **_: Any) -> None:
+        self.received = b""
+        Upgraded.made.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.transport.write(b"got %d\n" % len(data))
+
+
+@pytest.fixture(autouse=True)
+def _none_made() -> None:
+    Upgraded.made = []
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[HttpProtocol]]:
+    """Every protocol object that is made."""
+    made: list[weakref.ref[HttpProtocol]] = []
+    original = HttpProtocol.__init__
+
+    def init(self: HttpProtocol, *args: Any, **options: Any) -> None:
+        made.append(weakref.ref(self))
+        original(self, *args, **options)
+
+    monkeypatch.setattr(HttpProtocol, "__init__", init)
+    return made
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Without the garbage collector, only what nothing refers to goes away."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def gone(reference: weakref.ref[HttpProtocol]) -> None:
+    await until(lambda: reference() is None)
+
+
+def status(answer: bytes) -> int:
+    assert answer.startswith(b"HTTP/1.1 "), answer[:80]
+    return int(answer[9:12])
+
+
+async def test_requests_on_one_connection_are_answered() -> None:
+    async with serving(App()) as served:
+        connection = await served.connect()
+        for length in (1, 2, 3):
+            connection.writer.write(
+                b"POST /?%s HTTP/1.1\r\nhost: pool\r\ncontent-length: 4\r\n\r\nbody"
+                % (b"q" * length)
+            )
+
+            assert status(await connection.until(b"\r\n\r\n")) == 200
+            assert await connection.until(b"4") == b"%d 4" % length
+        connection.close()
+
+
+GARBAGE = {
+    "noise": b"\x00\xff\x16\x03garbage\r\n\r\n",
+    "no method": b" / HTTP/1.1\r\n\r\n",
+    "unknown method": b"BREW / HTTP/1.1\r\n\r\n",
+    "no such version": b"GET / HTTP/7.7\r\n\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+    "a path that is not ASCII": b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
+    "a path of 64 KiB": b"GET /" + b"a" * 65536 + b" HTTP/1.1\r\n\r\n",
+    "a target that is no path": b"CONNECT pool:443 HTTP/1.1\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+    "length and chunks": b"POST / HTTP/1.1\r\ncontent-length: 1\r\n"
+    b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", GARBAGE.values(), ids=GARBAGE)
+async def test_what_is_not_http_is_refused_and_the_next_client_is_served(request_: bytes) -> None:
+    app = App()
+    async with serving(app) as served:
+        answer = await served.ask(request_)
+
+        assert status(answer) == 400
+        assert b"connection: close" in answer
+        assert app.reached == []
+        assert status(await served.ask(OK % b"next")) == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /rtc?access_token=" + b"a" * 1_000_000 + b" HTTP/1.1\r\nhost: pool\r\n\r\n",
+        b"GET /rtc?access_token=" + b"a" * 3_000_000,
+        UPGRADE + b"X-Large: " + b"a" * 1_000_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 1_001 + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 50_000,
+    ],
+    ids=["a line of 1 MB", "a line without end", "an upgrade", "many lines", "lines without end"],
+)
+async def test_a_head_that_is_too_large_is_refused(head: bytes) -> None:
+    app = App()
+    async with serving(app, ws=Upgraded) as served:
+        assert status(await served.ask(head)) == 431
+        assert app.reached == []
+        assert Upgraded.made == []
+        assert status(await served.ask(OK % b"next")) == 200
+
+
+async def test_a_refused_client_that_sends_on_can_still_read_why() -> None:
+    async with serving(App()) as served:
+        connection = await served.connect()
+        connection.writer.write(b"GET /" + b"a" * 1_100_000)
+        answer = await connection.until(b"too large.\n")
+        for _ in range(16):  # a connection that was reset would fail here
+            connection.writer.write(b"a" * 65536)
+            await connection.writer.drain()
+
+        assert status(answer) == 431
+        assert await connection.rest() == b""
+
+
+async def test_a_refused_client_that_does_not_close_is_cut_off() -> None:
+    class Curt(HttpProtocol):
+        linger = 0.05
+
+    async with serving(App(), http=Curt) as served:
+        connection = await served.connect()
+        connection.writer.write(b"garbage\r\n\r\n")
+        await connection.until(b"received.\n")
+        await until(lambda: not served.server.server_state.connections)
+        connection.close()
+
+
+async def test_the_query_of_a_large_join_arrives_whole() -> None:
+    app = App()
+    async with serving(app) as served:
+        answer = await served.ask(OK % (b"rtc/v1/validate?join_request=" + b"a" * 900_000))
+
+        assert status(answer) == 200
+        assert answer.endswith(b"\r\n\r\n%d 0" % (900_000 + len("join_request=")))
+        assert app.reached == ["/rtc/v1/validate"]
+
+
+async def test_a_body_in_the_same_packet_does_not_count_as_head() -> None:
+    class Small(HttpProtocol):
+        head_size = 100
+
+    async with serving(App(), http=Small) as served:
+        request = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 5000\r\n\r\n"
+
+        assert (await served.ask(request + b"b" * 5000)).endswith(b"0 5000")
+
+
+UNFINISHED = {
+    "a request line": b"GET /rt",
+    "a head": b"GET / HTTP/1.1\r\nhost: po",
+    "an upgrade": UPGRADE,
+    "a body": b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\n12345",
+    "a chunk": b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+    "a second head": b"GET / HTTP/1.1\r\nhost: pool\r\n\r\nGET / HT",
+}
+
+
+@pytest.mark.parametrize("start", UNFINISHED.values(), ids=UNFINISHED)
+async def test_half_a_request_is_refused_in_time(start: bytes) -> None:
+    async with serving(App(), http=Impatient, ws=Upgraded) as served:
+        answer = await served.ask(start)
+
+        assert b"HTTP/1.1 408 " in answer
+        assert Upgraded.made == []
+
+
+async def test_who_sends_nothing_is_hung_up_on() -> None:
+    async with serving(App(), http=Impatient) as served:
+        assert await served.ask(b"") == b""
+
+
+async def test_blank_lines_keep_no_connection_open() -> None:
+    async with serving(App(), http=Impatient, timeout_keep_alive=1000) as served:
+        connection = await served.connect()
+        connection.writer.write(b"GET / HTTP/1.1\r\nhost: pool\r\n\r\n")
+        await connection.until(b"0 0")
+        connection.writer.write(b"\r\n")
+
+        assert status(await connection.rest()) == 408
+
+
+async def test_the_application_may_take_longer_than_a_head() -> None:
+    app = App()
+    async with serving(app, http=Impatient) as served:
+        connection = await served.connect()
+        connection.writer.write(OK % b"held")
+        for _ in range(3):  # as long as three heads may take
+            await served.ask(b"GET")
+        app.released.set()
+
+        assert status(await connection.rest()) == 200
+
+
+async def test_a_body_that_the_application_does_not_read_yet_is_not_late() -> None:
+    class Lazy(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                await self.released.wait()
+            await super().__call__(scope, receive, send)
+
+    app = Lazy()
+    async with serving(app, http=Impatient) as served:
+        connection = await served.connect()
+        size = 4_000_000  # more than socket buffers hold
+        connection.writer.write(
+            b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % size
+            + b"b" * size
+        )
+        for _ in range(3):
+            await served.ask(b"GET")
+        app.released.set()
+
+        assert (await connection.rest()).endswith(b"0 %d" % size)
+
+
+async def test_the_application_hears_that_a_body_will_not_come() -> None:
+    app = App()
+    async with serving(app, http=Impatient) as served:
+        await served.ask(UNFINISHED["a body"])
+        async with asyncio.timeout(10):
+            await app.disconnected.wait()
+
+
+async def pipelined(served: Any, app: App, second: bytes) -> bytes:
+    """What comes back for a request that is held, and ``second`` behind it."""
+    connection: Connection = await served.connect()
+    connection.writer.write(b"GET /held HTTP/1.1\r\nhost: pool\r\n\r\n")
+    await until(lambda: app.reached)
+    connection.writer.write(second)
+    await served.ask(b"GET")  # so that time passed, and the second one was seen
+    app.released.set()
+    return await connection.rest()
+
+
+@pytest.mark.parametrize("second", [b"garbage\r\n\r\n", b"GET / HT", UPGRADE + b"\r\n"])
+async def test_a_bad_request_does_not_spoil_the_answer_to_an_earlier_one(second: bytes) -> None:
+    app = App()
+    async with serving(app, http=Impatient, ws=Upgraded) as served:
+        answer = await pipelined(served, app, second)
+
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert status(answer) == 200
+        assert answer.endswith(b"0 0")
+        assert Upgraded.made == []
+
+
+async def test_an_upgrade_gets_the_whole_head_and_no_clock() -> None:
+    async with serving(App(), http=Impatient, ws=Upgraded) as served:
+        connection = await served.connect()
+        connection.writer.write(UPGRADE[:20])
+        await connection.writer.drain()
+        connection.writer.write(UPGRADE[20:] + b"X-Last: yes\r\n\r\n")
+        await connection.until(b"\n")
+        for _ in range(3):  # longer than a head may take
+            await served.ask(b"GET")
+        connection.writer.write(b"frames")
+
+        assert await connection.until(b"\n") == b"got 6\n"
+        (upgraded,) = Upgraded.made
+        head = upgraded.received.removesuffix(b"frames")
+        assert head.startswith(b"GET /rtc?access_token=abc HTTP/1.1\r\n")
+        assert head.endswith(b"x-last: yes\r\n\r\n")
+        connection.close()
+
+
+async def test_an_upgrade_with_a_large_offer_arrives_whole() -> None:
+    async with serving(App(), ws=Upgraded) as served:
+        connection = await served.connect()
+        offer = b"a" * 900_000
+        connection.writer.write(UPGRADE.replace(b"abc", offer) + b"\r\n")
+        await connection.until(b"\n")
+
+        (upgraded,) = Upgraded.made
+        assert upgraded.received.startswith(b"GET /rtc?access_token=" + offer + b" HTTP/1.1\r\n")
+        connection.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_after_an_upgrade_nothing_of_it_stays(
+    seen: list[weakref.ref[HttpProtocol]],
+) -> None:
+    async with serving(App(), ws=Upgraded) as served:
+        connection = await served.connect()
+        connection.writer.write(UPGRADE + b"\r\n")
+        await connection.until(b"\n")
+
+        (reference,) = seen
+        await gone(reference)
+        connection.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_after_a_connection_nothing_of_it_stays(
+    seen: list[weakref.ref[HttpProtocol]],
+) -> None:
+    async with serving(App()) as served:
+        connection = await served.connect()
+        connection.writer.write(b"GET")
+        connection.close()
+        await until(lambda: seen)
+
+        await gone(seen[0])
+
+
+async def test_no_url_gets_into_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        async with serving(App(), access_log=True) as served:
+            await served.ask(OK % b"rtc/validate?access_token=SECRET")
+            await served.ask(b"GARBAGE /rtc?access_token=SECRET HTTP/1.1\r\n\r\n")
+
+    assert caplog.records
+    assert "SECRET" not in caplog.text
+
+
+async def test_the_application_hears_of_a_stop_while_it_still_answers() -> None:
+    app = App()
+
+    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        await receive()
+        scope["state"][AT_SHUTDOWN] = app.released.set
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async with serving(with_lifespan) as served:
+        connection = await served.connect()
+        connection.writer.write(b"GET /held HTTP/1.1\r\nhost: pool\r\n\r\n")
+        await until(lambda: app.reached)
+        served.server.should_exit = True
+
+        assert (await connection.rest()).endswith(b"0 0")
