@@ -1,0 +1,311 @@
+"""The stream of events, over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from livekit_pool.core.actions import Announce
+from livekit_pool.exceptions import StoreUnavailable
+from livekit_pool.web import events
+from livekit_pool.web.app import create_app
+from livekit_pool.web.events import Events
+from tests.web.fake_pool import (
+    MAKER,
+    PARTICIPANT,
+    VIEWER,
+    FakePool,
+    document,
+    rotation,
+)
+from tests.web.served import Served, serving
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as a browser would see it."""
+
+    name: str
+    id: str
+    data: Any
+
+
+class Stream:
+    """A listener: what comes, in order."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.lines = response.aiter_lines()
+
+    async def block(self) -> list[str]:
+        """The lines up to the next empty one; none at the end of the stream."""
+        found: list[str] = []
+        async with asyncio.timeout(10):
+            async for line in self.lines:
+                if not line:
+                    break
+                found.append(line)
+        return found
+
+    async def event(self) -> Event | None:
+        """The next event, without comments and settings; None at the end."""
+        while block := await self.block():
+            fields = dict(line.split(": ", 1) for line in block)
+            if "event" in fields:
+                return Event(fields["event"], fields["id"], json.loads(fields["data"]))
+        return None
+
+
+@pytest.fixture
+def pool() -> FakePool:
+    return FakePool()
+
+
+@pytest.fixture
+async def served(pool: FakePool) -> AsyncIterator[Served]:
+    async with serving(create_app(pool.pool), timeout_graceful_shutdown=10) as served:
+        yield served
+
+
+@asynccontextmanager
+async def listening(
+    served: Served, headers: Mapping[str, str] = VIEWER, **params: str
+) -> AsyncIterator[Stream]:
+    async with (
+        httpx.AsyncClient(base_url=served.url, timeout=10) as client,
+        client.stream("GET", "/pool/events", headers=headers, params=params) as response,
+    ):
+        yield Stream(response)
+
+
+def state(revision: int, active: str) -> Event:
+    return Event("state", str(revision), {"revision": revision, "active": active})
+
+
+def rotated(revision: int, from_: str, to: str) -> Event:
+    data = {
+        "revision": revision,
+        "from": from_,
+        "to": to,
+        "cause": "manual",
+        "reason": "maintenance",
+        "actor": "olga",
+        "at": "2027-01-15T08:00:00.250Z",
+    }
+    return Event("rotation", str(revision), data)
+
+
+async def test_a_new_listener_gets_the_state_and_then_rotations(
+    pool: FakePool, served: Served
+) -> None:
+    async with listening(served) as stream:
+        assert stream.response.headers["content-type"].startswith("text/event-stream")
+        assert stream.response.headers["cache-control"] == "no-store"
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+        assert await stream.event() == rotated(8, "green", "blue")
+        pool.announce(document(9, "blue"))  # a drain, say
+        assert await stream.event() == state(9, "blue")
+
+
+@pytest.mark.parametrize("headers", [VIEWER, MAKER, PARTICIPANT])
+async def test_any_valid_token_will_do_also_in_the_query(
+    served: Served, headers: dict[str, str]
+) -> None:
+    async with listening(served, headers) as stream:
+        assert await stream.event() == state(7, "green")
+    token = headers["Authorization"].removeprefix("Bearer ")
+    async with listening(served, {}, access_token=token) as stream:
+        assert await stream.event() == state(7, "green")
+    async with listening(served, {}) as stream:
+        assert stream.response.status_code == 401
+    async with listening(served, {}, access_token="nonsense") as stream:
+        assert stream.response.status_code == 401
+
+
+async def test_a_listener_that_returns_gets_what_it_missed(pool: FakePool, served: Served) -> None:
+    pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+    pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+    pool.announce(document(10, "red"))
+    async with listening(served, {**VIEWER, "Last-Event-ID": "7"}) as stream:
+        assert await stream.event() == rotated(8, "green", "blue")
+        assert await stream.event() == rotated(9, "blue", "red")
+        assert await stream.event() == state(10, "red")
+    async with listening(served, {**VIEWER, "Last-Event-ID": "8"}) as stream:
+        assert await stream.event() == rotated(9, "blue", "red")
+
+
+@pytest.mark.parametrize("known", ["7", "4000000000", "", "x", "-1", "٣", "9" * 5000])
+async def test_a_listener_that_missed_nothing_gets_the_state(served: Served, known: str) -> None:
+    async with listening(served, {**VIEWER, "Last-Event-ID": known.encode()}) as stream:  # type: ignore[dict-item]  # httpx takes bytes
+        assert await stream.event() == state(7, "green")
+
+
+async def test_without_the_history_the_state_still_comes(pool: FakePool, served: Served) -> None:
+    pool.error = StoreUnavailable("it does not answer")
+    async with listening(served, {**VIEWER, "Last-Event-ID": "3"}) as stream:
+        assert await stream.event() == state(7, "green")
+
+
+async def test_nothing_older_comes_after_something_newer(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+        pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+        pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+        pool.announce(document(8, "blue"))
+        pool.announce(document(10, "green"), rotation(10, "red", "green"))
+        assert await stream.event() == rotated(9, "blue", "red")
+        assert await stream.event() == rotated(10, "red", "green")
+
+
+async def test_a_history_that_is_ahead_of_the_document_is_told_once(
+    pool: FakePool, served: Served
+) -> None:
+    pool.past = [rotation(8, "green", "blue")]
+    async with listening(served, {**VIEWER, "Last-Event-ID": "7"}) as stream:
+        assert await stream.event() == rotated(8, "green", "blue")
+        pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+        pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+        assert await stream.event() == rotated(9, "blue", "red")
+
+
+async def test_a_step_without_a_revision_is_a_state(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(7, "blue"))
+        assert await stream.event() == state(7, "blue")
+        pool.announce(document(7, "green"))
+        assert await stream.event() == state(7, "green")
+
+
+async def test_a_document_of_another_lineage_is_believed(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(2, "blue", lineage="two"))
+        assert await stream.event() == state(2, "blue")
+        pool.announce(document(3, "red", lineage="two"), rotation(3, "blue", "red"))
+        assert await stream.event() == rotated(3, "blue", "red")
+
+
+async def test_rotation_and_newer_state_come_both(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(9, "blue"), rotation(8, "green", "blue"))
+        assert await stream.event() == rotated(8, "green", "blue")
+        assert await stream.event() == state(9, "blue")
+
+
+async def test_without_a_document_the_stream_waits(
+    pool: FakePool, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_NO_DOCUMENT_PAUSE", 0.01)
+    pool.announce(None)
+    async with listening(served) as stream:
+        assert await stream.block() == ["retry: 1000"]
+        pool.announce(document(1, "green"))
+        assert await stream.event() == state(1, "green")
+
+
+async def test_silence_is_filled_with_comments(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PING_INTERVAL", 0.01)
+    async with listening(served) as stream:
+        await stream.event()
+        assert await stream.block() == [": ping"]
+        assert await stream.block() == [": ping"]
+
+
+async def test_a_stop_ends_every_stream(pool: FakePool, served: Served) -> None:
+    async with listening(served) as one, listening(served) as two:
+        await one.event()
+        await two.event()
+        served.server.should_exit = True
+        assert await one.event() is None
+        assert await two.event() is None
+
+
+async def test_a_closed_pool_ends_every_stream_and_a_new_one_may_begin(
+    pool: FakePool, served: Served
+) -> None:
+    async with listening(served) as stream:
+        await stream.event()
+        pool.stop()
+        assert await stream.event() is None
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+        assert await stream.event() == rotated(8, "green", "blue")
+
+
+async def test_who_listens_after_the_stop_is_sent_away() -> None:
+    told = Events(FakePool().pool)
+    told.close()
+
+    texts = [text async for text in told.stream(None)]
+
+    assert texts[-1].startswith("event: state")
+
+
+async def test_a_slow_listener_gets_the_state_instead_of_all_it_missed(pool: FakePool) -> None:
+    told = Events(pool.pool)
+    with told.listener() as slow, told.listener() as fast:
+        last = 7 + events.QUEUE
+        for revision in range(8, last + 2):
+            pool_document = document(revision, "blue" if revision % 2 else "green")
+            announce = Announce(
+                document=pool_document, rotation=rotation(revision, "green", "blue")
+            )
+            slow.put(announce)
+            fast.put(announce)
+            taken = await fast.next()
+            assert taken is announce
+
+        left = await slow.next()
+        slow.close()
+        assert left is not None
+        assert (left.document.revision, left.rotation) == (last + 1, None)
+        assert await slow.next() is None
+    told.close()
+
+
+async def test_a_listener_that_does_not_read_holds_nobody_up(
+    pool: FakePool, served: Served
+) -> None:
+    connection = await served.connect()
+    connection.writer.write(
+        b"GET /pool/events HTTP/1.1\r\nhost: pool\r\nauthorization: %s\r\n\r\n"
+        % VIEWER["Authorization"].encode()
+    )
+    await connection.until(b"event: state\n")
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        reason = "r" * 100_000  # so that socket buffers are soon full
+        for revision in range(8, 200):
+            long = rotation(revision, "green", "blue")
+            object.__setattr__(long, "reason", reason)
+            pool.announce(document(revision, "blue"), long)
+            received = await stream.event()
+            assert received is not None
+            assert received.id == str(revision)
+    connection.writer.transport.abort()
+
+
+async def test_a_listener_that_leaves_is_forgotten(pool: FakePool) -> None:
+    told = Events(pool.pool)
+    texts = told.stream(None)
+    await anext(texts)
+    assert told.listeners == 1
+
+    await texts.aclose()
+
+    assert told.listeners == 0
+    told.close()
