@@ -1,0 +1,162 @@
+"""
+The signature: what is signed with a key pair, and whether a token was.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NoReturn
+
+import jwt
+
+from ..exceptions import TokenError
+from .claims import Claims, misshapen
+
+__all__ = [
+    "LEEWAY",
+    "MAX_TOKEN",
+    "KeyPair",
+    "Refusal",
+    "claims_of",
+    "decoded",
+    "encoded",
+    "payload",
+    "sign",
+    "verify",
+]
+
+LEEWAY = 60.0
+"""Seconds that ``exp`` and ``nbf`` may be off, as LiveKit allows (protocol: auth/verifier.go)."""
+
+MAX_TOKEN = 128 * 1024
+"""
+Longest token, in characters: 96 KiB of claims.
+
+LiveKit itself sets no limit, and takes attributes of 64 KiB (``limit.max_attributes_size``) and
+still larger metadata, so a narrow limit would refuse what works without a pool. This one keeps
+the verification of any token, also a forged one, within a few milliseconds of the event loop.
+"""
+
+_JWS = jwt.PyJWS(algorithms=["HS256"])
+_HEADER = {"alg": "HS256", "typ": "JWT"}
+
+
+class Refusal(StrEnum):
+    """Why a token is refused: the ``code`` of a `TokenError`."""
+
+    MISSING = "token_missing"
+    MALFORMED = "token_malformed"
+    WRONG_KEY = "token_wrong_key"
+    EXPIRED = "token_expired"
+    NOT_YET_VALID = "token_not_yet_valid"
+    TOO_LONG = "token_too_long"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """A key (the ``iss`` of tokens signed with it) and its secret, which is never shown."""
+
+    key: str
+    secret: str = field(repr=False)
+
+
+def verify(token: str | None, pair: KeyPair, now: float | None = None) -> Claims:
+    """
+    Check a caller's token: signed with ``pair``, within its times, and what LiveKit can read.
+
+    ``exp`` is required: a token without it would be valid for ever, and newer LiveKit refuses it.
+
+    Raises:
+        TokenError: it is refused; ``code`` is a `Refusal`.
+    """
+    if not token:
+        _refuse(Refusal.MISSING, "No token: send one as 'Authorization: Bearer' or access_token.")
+    claims = decoded(token, pair)
+    moment = time.time() if now is None else now
+    expires = claims.get("exp")
+    if expires is None:
+        _refuse(Refusal.MALFORMED, "The token has no expiry: make it with an 'exp' claim.")
+    if expires + LEEWAY <= moment:
+        _refuse(Refusal.EXPIRED, "The token has expired.")
+    starts = claims.get("nbf")
+    if starts is not None and starts - LEEWAY > moment:
+        _refuse(Refusal.NOT_YET_VALID, "The token is not valid yet: compare the machines' clocks.")
+    return Claims(raw=claims)
+
+
+def payload(token: str) -> bytes:
+    """
+    Return the claims of ``token`` as the JSON bytes that were signed, far smaller than a dict.
+
+    Checks no signature: only for a token that was verified or made here.
+    """
+    segment = token.split(".", 2)[1]
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def claims_of(data: bytes) -> Claims:
+    """Undo `payload`: the claims of bytes that came from it."""
+    return Claims(raw=_parsed(data))
+
+
+def sign(claims: Mapping[str, Any], pair: KeyPair) -> str:
+    """Sign ``claims`` with ``pair``: only ``iss`` is set, everything else stays as it is."""
+    return encoded({**claims, "iss": pair.key}, pair.secret)
+
+
+def _secret_bytes(secret: str) -> bytes:
+    # HMAC pads a key shorter than its block with zero bytes (RFC 2104, 2), so this changes no
+    # signature. It keeps PyJWT from warning, at each token, of a server's short secret.
+    return secret.encode().ljust(32, b"\0")
+
+
+def encoded(claims: Mapping[str, Any], secret: str) -> str:
+    try:
+        data = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        data = json.dumps(claims, separators=(",", ":")).encode()
+    return _JWS.encode(data, _secret_bytes(secret), algorithm="HS256", headers=_HEADER)
+
+
+def decoded(token: str, pair: KeyPair) -> dict[str, Any]:
+    """Verify signature, key and shape of ``token``, but not its times; `TokenError`."""
+    if len(token) > MAX_TOKEN:
+        _refuse(Refusal.TOO_LONG, f"The token is longer than {MAX_TOKEN // 1024} KiB.")
+    if not token.isascii():
+        _refuse(Refusal.MALFORMED, "The token is not a JWT.")
+    try:
+        data = _JWS.decode(token, _secret_bytes(pair.secret), algorithms=["HS256"])
+    except jwt.InvalidSignatureError:
+        _refuse(Refusal.WRONG_KEY, "The token is signed with a key that is not the pool's.")
+    except jwt.PyJWTError:
+        _refuse(Refusal.MALFORMED, "The token is not a JWT signed with HS256.")
+    try:
+        claims = _parsed(data)
+    except (ValueError, RecursionError):
+        _refuse(Refusal.MALFORMED, "The token's claims are not a JSON object.")
+    if claims.get("iss") != pair.key:
+        _refuse(Refusal.WRONG_KEY, "The token is signed with a key that is not the pool's.")
+    wrong = misshapen(claims)
+    if wrong is not None:
+        _refuse(Refusal.MALFORMED, f"LiveKit cannot read the token's claim {wrong}.")
+    return claims
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    claims = json.loads(data, parse_constant=_not_json)
+    if not isinstance(claims, dict):
+        raise ValueError("not an object")
+    return claims
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")  # NaN and the infinities, which Python would accept
+
+
+def _refuse(code: Refusal, message: str) -> NoReturn:
+    raise TokenError(message, code=code) from None
