@@ -194,6 +194,14 @@ class Participant:
             ),
         )
 
+    async def reconnects(self, *, since: float, seconds: float = 10) -> None:
+        """Wait until it is connected and has reconnected since that time, by resume or anew."""
+        await until(
+            lambda: self.connected and self.count("reconnected", since=since),
+            seconds=seconds,
+            what=lambda: f"{self.identity} reconnects\n{self.history()}",
+        )
+
     async def hears(self, other: Participant, *, seconds: float = 10) -> None:
         """Wait until the other's tone arrives, in a packet later than this call."""
         begun = time.monotonic()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from livekit import rtc
 
 from livekit_pool.local import LocalServer
 from tests.real.arrivals import Arrivals
@@ -110,6 +111,22 @@ async def test_servers_know_nothing_of_each_other(livekit_servers: list[LocalSer
         await bob.join(green.url, token(green, "bob"))
         with pytest.raises(AssertionError, match=r"bob meets \['alice'\]; it sees \[\]"):
             await bob.meets(alice, seconds=0.5)
+
+
+async def test_waits_for_a_participant_that_reconnects(livekit_servers: list[LocalServer]) -> None:
+    server = livekit_servers[0]
+    async with Participant("alice") as alice, Participant("bob") as bob:
+        await alice.join(server.url, token(server, "alice"), audio=True)
+        await bob.join(server.url, token(server, "bob"))
+        await bob.hears(alice)
+        begun = time.monotonic()
+        with pytest.raises(AssertionError, match="alice reconnects"):
+            await alice.reconnects(since=begun, seconds=0.2)
+        await alice.room.simulate_scenario(rtc.SimulateScenarioKind.SIMULATE_FULL_RECONNECT)
+        await alice.reconnects(since=begun)
+        await bob.hears(alice)
+        assert alice.count("reconnecting", since=begun) == 1
+        assert bob.count("track_subscribed") == 2
 
 
 # ---- Chromium ---------------------------------------------------------------------------------

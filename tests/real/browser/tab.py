@@ -183,6 +183,19 @@ class Tab:
             ),
         )
 
+    async def reconnects(self, *, since: float, seconds: float = 10) -> None:
+        """Wait until it is connected and has reconnected since that time, by resume or anew."""
+
+        async def back() -> bool:
+            await self.look()
+            return self.state == "connected" and self.count("reconnected", since=since) > 0
+
+        await until(
+            back,
+            seconds=seconds,
+            what=lambda: f"{self.identity} reconnects\n{self.history()}",
+        )
+
     async def hears(self, other: str, *, seconds: float = 10) -> None:
         """Wait until a packet of the other's audio arrives, later than this call."""
         begun = time.monotonic()
