@@ -49,11 +49,12 @@ def demo(keep: bool, as_json: bool) -> int:
 
 async def _demo(show: Show, keep: bool, as_json: bool) -> int:
     # Only now: without the SDK they could not be imported.
+    from .call import quiet_sdk
     from .stage import Stage
     from .story import tell
 
     async with Stage.built(show.line) as stage:
-        with show:
+        with quiet_sdk(), show:
             result = await tell(stage, show)
         if as_json:
             print_json(result.as_json())

@@ -13,7 +13,7 @@ from typing import Any
 
 from livekit import rtc
 
-from ...exceptions import PoolError
+from ...exceptions import PoolError, ServerNotEligible
 from .call import Participant, longest_gap
 from .show import Show
 from .stage import Stage
@@ -169,7 +169,8 @@ async def _play(
         return
     with _step(result, "rotated back by hand", second, first) as step:
         show.line(f"rotating by hand, back to {first}")
-        await stage.rotate(first, "the demo rotates back by hand")
+        if not await _until(lambda: _rotated(stage, first)):
+            step.wrong.append(f"the pool did not rotate to {first}")
         await _see_through(stage, show, both, step)
 
     for one in both:
@@ -279,6 +280,15 @@ async def _available(stage: Stage, name: str) -> bool:
         if server["name"] == name:
             return bool(server["role"] == "standby" and server["health"] == "up")
     return False
+
+
+async def _rotated(stage: Stage, to: str) -> bool:
+    try:
+        await stage.rotate(to, "the demo rotates back by hand")
+    except ServerNotEligible:
+        # The worker that was asked has not heard yet that the server is up again.
+        return False
+    return True
 
 
 async def _until(
