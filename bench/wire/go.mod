@@ -1,0 +1,3 @@
+module livekit-pool/bench/wire
+
+go 1.21
