@@ -143,8 +143,9 @@ class Prober:
         """
         Ask ``GET /``, on the kept connection if there is one; see the head of this file.
 
-        200 with LiveKit's ``OK`` passes; LiveKit's 406, "not ready", does not. A kept connection
-        that the server closed is no evidence: the answer on a new one is. Nothing is raised.
+        200 with LiveKit's ``OK`` passes; LiveKit's 406, "not ready", does not. Nothing is raised.
+        A kept connection that the server closed is no evidence: aiohttp itself repeats the GET on
+        a new one (RFC 9112, section 9.3.1), whose answer is.
         """
         began = time.monotonic()
         with Stalls() as stalls:
@@ -220,18 +221,12 @@ class Prober:
             )
             for attempt in [a for a in attempts if a.task.done()]:
                 attempts.remove(attempt)
-                if not attempt.task.cancelled() and self._counts(attempt, attempt.task.result()):
+                # One that ran out of its own time was begun by an earlier probe: this one still
+                # waits for another. One that was cancelled was so by a probe beside this one.
+                if not attempt.task.cancelled() and not attempt.expired:
                     self._give_up(server.url)
                     return attempt.task.result()
         return self._silence(attempts)
-
-    @staticmethod
-    def _counts(attempt: Attempt, seen: Seen) -> bool:
-        """Whether what an attempt saw is an answer to the probe that waits for it."""
-        if attempt.expired:  # begun by an earlier probe: this one still waits for another
-            return False
-        # A server may close a connection that is kept: what a new one brings is evidence.
-        return not (attempt.reused and seen.outcome is ProbeOutcome.REFUSED)
 
     def _silence(self, attempts: list[Attempt]) -> Seen:
         stage = attempts[-1].stage if attempts else Stage.HTTP

@@ -72,6 +72,6 @@ def _rooms(body: bytes) -> set[str] | None:
     """Names of a ListRoomsResponse in JSON, None if it is none."""
     try:
         rooms = json.loads(body)["rooms"]
-        return {str(room["name"]) for room in rooms}
+        return {str(room["name"]) for room in rooms} if isinstance(rooms, list) else None
     except (ValueError, RecursionError, TypeError, KeyError):
         return None
