@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Any
 
-from ..core.document import Cause, Document, Mark, Rotation, ServerRecord
+from ..core.document import Document, Rotation
+from ..core.stored import (
+    from_mapping,
+    rotation_from_mapping,
+    rotation_to_mapping,
+    to_mapping,
+)
 from ..exceptions import StoreCorrupt
 
 __all__ = ["document_from_json", "document_to_json", "rotation_from_json", "rotation_to_json"]
 
 
 def document_to_json(document: Document) -> str:
-    return json.dumps(asdict(document))
+    """Write ``document`` in its stored form."""
+    return json.dumps(to_mapping(document))
 
 
-def document_from_json(text: str) -> Document:
-    """Read a document; `StoreCorrupt` if ``text`` is not one."""
+def document_from_json(text: str) -> tuple[Document, tuple[str, ...]]:
+    """Read a document, with a sentence for each repair; `StoreCorrupt` if it is beyond repair."""
     try:
-        content = json.loads(text)
-        servers = {name: _record(record) for name, record in content["servers"].items()}
-        paused = content["paused"]
-        return Document(
-            **{
-                **content,
-                "servers": servers,
-                "paused": Mark(**paused) if paused else None,
-                "cause": Cause(content["cause"]),
-            }
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreCorrupt("What LIVEKIT_POOL_STORE holds is not a pool's document.") from error
+        # Without names: a pool that writes text always writes its active server's name.
+        return from_mapping(_mapping(text), ())
+    except ValueError as error:
+        raise StoreCorrupt(f"What LIVEKIT_POOL_STORE holds is not usable: {error}.") from error
 
 
 def rotation_to_json(rotation: Rotation) -> str:
-    return json.dumps(asdict(rotation))
+    """Write ``rotation`` in its stored form."""
+    return json.dumps(rotation_to_mapping(rotation))
 
 
 def rotation_from_json(text: str) -> Rotation:
     """Read a rotation; `StoreCorrupt` if ``text`` is not one."""
     try:
-        content = json.loads(text)
-        return Rotation(**{**content, "cause": Cause(content["cause"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreCorrupt("What LIVEKIT_POOL_STORE holds is not a pool's history.") from error
+        return rotation_from_mapping(_mapping(text))
+    except ValueError as error:
+        raise StoreCorrupt(f"The history in LIVEKIT_POOL_STORE is damaged: {error}.") from error
 
 
-def _record(content: dict[str, Any]) -> ServerRecord:
-    cause, drained = content["cool_down_cause"], content["drained"]
-    return ServerRecord(
-        **{
-            **content,
-            "cool_down_cause": Cause(cause) if cause else None,
-            "drained": Mark(**drained) if drained else None,
-        }
-    )
+def _mapping(text: str) -> dict[str, object]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("this is not the document of a pool")
+    return content

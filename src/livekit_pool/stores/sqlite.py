@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from .sqlite_watch import WatchedDatabase
 
 __all__ = ["SqliteStore"]
 
+_LOG = logging.getLogger(__name__)
+
 # Seconds a call waits for the locks of others.
 _PATIENCE = 2.0
 # Rooms renewed in one transaction: joins wait for it.
@@ -66,6 +69,8 @@ class SqliteStore:
         self._clock = clock
         self._notices = Notices()
         self._thread: DatabaseThread | None = None
+        # What was last said of the document.
+        self._repairs: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._url} {'open' if self._thread else 'closed'}>"
@@ -113,7 +118,13 @@ class SqliteStore:
     # -- the document --
 
     async def load(self) -> Loaded:
-        document = await self._database.read(tables.load)
+        found = await self._database.read(tables.load)
+        document, repairs = found or (None, ())
+        if repairs != self._repairs:
+            # Once, not at each load until the next swap writes a whole document again.
+            self._repairs = repairs
+            for repair in repairs:
+                _LOG.warning("Document repaired", extra={"fields": {"repair": repair}})
         return Loaded(document=document, now=self._clock())
 
     async def create(self, document: Document, operation: str) -> Swapped:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..exceptions import ConfigurationError, StoreUnavailable
 
-__all__ = ["BUSY_WAIT", "is_busy", "open_database", "open_reader", "primary_code"]
+__all__ = ["BUSY_WAIT", "is_busy", "open_database", "open_reader", "primary_code", "unusable"]
 
 BUSY_WAIT = 0.02
 """Seconds SQLite itself waits for a lock; longer waiting is the caller's, who can do more."""
@@ -88,10 +88,8 @@ def open_database(path: Path, patience: float) -> sqlite3.Connection:
         try:
             return _connect(path)
         except sqlite3.Error as error:
-            if not is_busy(error):
-                raise ConfigurationError(_sentence(path, error)) from error
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(f"The database {path} is locked by others.") from error
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise unusable(path, error) from error
             # SQLite does not always wait where the journal's mode is changed.
             time.sleep(BUSY_WAIT)
 
@@ -107,6 +105,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         f"file:{quoted}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_WAIT
     )
+
+
+def unusable(path: Path, error: sqlite3.Error) -> ConfigurationError | StoreUnavailable:
+    """What to raise for an ``error`` while the database is opened."""
+    if is_busy(error):
+        return StoreUnavailable(f"The database {path} is locked by others.")
+    return ConfigurationError(_sentence(path, error))
 
 
 def _make_file(path: Path) -> None:
@@ -149,14 +154,14 @@ def _connect(path: Path) -> sqlite3.Connection:
                 " several processes cannot use it; name a file on a local disk."
             )
         db.execute("PRAGMA synchronous=NORMAL")
-        # An old database takes the lock as well: one that cannot be written is found here.
         db.execute("BEGIN IMMEDIATE")
         # Asked again under the lock: another process may have made the tables meanwhile.
         if _is_fresh(db, path):
             for statement in _TABLES.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id={_APPLICATION}")
-            db.execute(f"PRAGMA user_version={_SCHEMA}")
+        # In any case: a database that can be read but not written is found here, not later.
+        db.execute(f"PRAGMA user_version={_SCHEMA}")
         db.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

@@ -67,7 +67,8 @@ _Database = sqlite3.Connection
 # -- the document --
 
 
-def load(db: _Database) -> Document | None:
+def load(db: _Database) -> tuple[Document, tuple[str, ...]] | None:
+    """The document, and a sentence for each repair it needed."""
     row = db.execute("SELECT content FROM document").fetchone()
     return document_from_json(row[0]) if row else None
 
@@ -114,7 +115,7 @@ def history(db: _Database, limit: int, before: int | None) -> Sequence[Rotation]
 
 def _stored(db: _Database) -> tuple[Document, str] | None:
     row = db.execute("SELECT content, operation FROM document").fetchone()
-    return (document_from_json(row[0]), row[1]) if row else None
+    return (document_from_json(row[0])[0], row[1]) if row else None
 
 
 def _not_written(document: Document, written_by: str, operation: str) -> Swapped:

@@ -142,7 +142,7 @@ class DatabaseThread:
             async with asyncio.timeout(self._limit):
                 await asyncio.shield(self._ended)
         except TimeoutError:
-            _LOG.warning("the database does not let itself be closed: %s", self._name)
+            _LOG.warning("Database does not close", extra={"fields": {"database": self._name}})
 
     async def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run ``work``, which only reads, outside of any transaction."""
@@ -195,7 +195,8 @@ class DatabaseThread:
         try:
             self._serve(session)
         except Exception:
-            _LOG.exception("the thread of the database ended: %s", self._name)
+            # Calls that come now are answered by their time limit.
+            _LOG.exception("Task failed", extra={"fields": {"task": "database"}})
         finally:
             with contextlib.suppress(sqlite3.Error):
                 session.close()
@@ -306,9 +307,8 @@ class DatabaseThread:
         try:
             session.look()
         except sqlite3.Error as error:
-            # Whoever calls hears of it; the next look sees what this one missed.
-            if not is_busy(error):
-                _LOG.debug("no look at the database %s: %s", self._name, error)
+            # Whoever calls hears of it too; the next look sees what this one missed.
+            _LOG.debug("Database not looked at", extra={"fields": {"error": str(error)}})
 
     def _error(self, error: Exception) -> Exception:
         """What a caller is told of ``error``, after which nothing is written."""

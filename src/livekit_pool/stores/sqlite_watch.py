@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .base import Placement
-from .sqlite_file import open_database, open_reader
+from .sqlite_file import open_database, open_reader, unusable
 
 __all__ = ["WatchedDatabase"]
 
@@ -42,9 +42,9 @@ class WatchedDatabase:
             self._version = self._data_version()
             self._document = self._read_document()
             (self._moves,) = self._reader.execute("SELECT seq FROM moves").fetchone()
-        except BaseException:
+        except sqlite3.Error as error:
             self.close()
-            raise
+            raise unusable(path, error) from error
 
     def look(self) -> None:
         """Tell what changed since the last look."""

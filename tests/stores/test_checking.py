@@ -1,0 +1,113 @@
+"""The judges of `test_contract_together` find what they are there to find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .checking import check_moves, check_places, check_swaps, check_watch
+
+
+def swap(expected: int, reason: str, time: float, **other: Any) -> dict[str, Any]:
+    """A swap that was won in the second after ``time``."""
+    record = {"expected": expected, "won": True, "now": expected + 1, "reason": reason}
+    return {**record, "begin": time, "end": time + 1, **other}
+
+
+def read(revision: int, time: float) -> dict[str, Any]:
+    return {"read": revision, "begin": time, "end": time + 1}
+
+
+def move(revision: int, server: str, time: float, asked: int = 1) -> dict[str, Any]:
+    record = {"room": "standup", "server": server, "revision": revision, "asked": asked}
+    return {**record, "begin": time, "end": time + 1}
+
+
+HISTORY = [(2, "a"), (3, "b")]
+GOOD_SWAPS = [swap(1, "a", 0), swap(2, "b", 2), swap(1, "c", 1, won=False, now=2), read(2, 1)]
+
+
+class TestSwaps:
+    def test_good_ones_pass(self) -> None:
+        assert check_swaps([GOOD_SWAPS[:2], GOOD_SWAPS[2:]], 1, 3, HISTORY) == []
+
+    @pytest.mark.parametrize(
+        ("records", "final", "history", "problem"),
+        [
+            ([*GOOD_SWAPS, swap(1, "twice", 1)], 3, HISTORY, "2 was won by a and twice"),
+            (GOOD_SWAPS, 2, HISTORY, "won were [2, 3], the store is at 2"),
+            ([GOOD_SWAPS[1]], 3, HISTORY, "won were [3], the store is at 3"),
+            (GOOD_SWAPS, 3, HISTORY[:1], "the history is not what was won"),
+            (GOOD_SWAPS, 3, [(2, "b"), (3, "a")], "the history is not what was won"),
+            ([*GOOD_SWAPS, swap(1, "c", 1, won=False, now=1)], 3, HISTORY, "c lost against 1"),
+            ([swap(1, "a", 0, now=7), GOOD_SWAPS[1]], 3, HISTORY, "a won 2 and was shown 7"),
+            ([*GOOD_SWAPS, read(1, 1.5)], 3, HISTORY, "read 1, which was not between 2 and 3"),
+            ([*GOOD_SWAPS, read(3, 0.5)], 3, HISTORY, "read 3, which was not between 1 and 2"),
+        ],
+    )
+    def test_a_fault_is_named(
+        self, records: list[Any], final: int, history: list[Any], problem: str
+    ) -> None:
+        assert problem in check_swaps([records], 1, final, history)
+
+
+class TestPlaces:
+    def test_a_fault_is_named(self) -> None:
+        red = {"room": "standup", "server": "red", "confirmed": True}
+        unconfirmed = {**red, "confirmed": False}
+
+        assert check_places([[red], [red]], 1) == []
+        assert check_places([[red], [{**red, "server": "green"}]], 1) != []
+        assert check_places([[red], [unconfirmed]], 1) == ["standup was not confirmed"]
+        assert check_places([[red], [{"stale": 2}]], 1) == ["stale at 2"]
+        assert check_places([[red], []], 1) == ["a worker saw 0 rooms"]
+
+
+class TestMoves:
+    @pytest.mark.parametrize(
+        ("records", "final", "problems"),
+        [
+            ([move(2, "a", 0), move(3, "b", 2)], ("b", 3), []),
+            # At the same time either may be first.
+            ([move(3, "b", 0), move(2, "a", 0.5)], ("b", 3), []),
+            ([move(3, "b", 0), move(2, "a", 2)], ("b", 3), ["standup was at 3 and then at 2"]),
+            ([move(2, "a", 0)], ("a", 1), ["standup ended as ('a', 1), the highest seen was 2"]),
+            ([move(2, "a", 0, asked=3)], ("a", 2), ["asked for 3, left at 2"]),
+        ],
+    )
+    def test_a_fault_is_named(
+        self, records: list[Any], final: tuple[str, int], problems: list[str]
+    ) -> None:
+        assert check_moves([records], {"standup": final}) == problems
+
+    def test_two_servers_at_one_revision_are_named(self) -> None:
+        problems = check_moves([[move(2, "a", 0)], [move(2, "b", 0)]], {"standup": ("a", 2)})
+
+        assert len(problems) == 1
+        assert "at 2" in problems[0]
+
+
+class TestWatch:
+    good: tuple[dict[str, Any], ...] = (
+        {"resync": 1},
+        {"changed": 2},
+        {"moved": "standup", "revision": 2},
+        {"view": {"standup": ["red", 2]}},
+    )
+
+    def problems(self, records: list[dict[str, Any]], final: int = 2) -> list[str]:
+        return check_watch(records, final, {"standup": ["red", 2]})
+
+    def test_a_fault_is_named(self) -> None:
+        good = list(self.good)
+
+        assert self.problems(good) == []
+        assert self.problems(good[1:]) == ["the first notice was not a Resync"]
+        assert self.problems(good, final=3) == ["the last revision known was 2, the store is at 3"]
+        back = [*good[:2], {"changed": 1}, *good[2:]]
+        assert self.problems(back) == ["revisions went back: [2, 1]"]
+        moved_back = [*good[:3], {"moved": "standup", "revision": 1}, good[3]]
+        assert self.problems(moved_back) == ["standup went back to 1"]
+        assert self.problems(good[:3]) == ["the view by notices is not what the store has"]
+        assert len(self.problems([])) == 3

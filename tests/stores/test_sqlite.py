@@ -1,0 +1,508 @@
+"""What is special about the SQLite store: its file, and the locks of other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from livekit_pool.exceptions import ConfigurationError, StoreCorrupt, StoreUnavailable
+from livekit_pool.stores.base import Changed, Placement, Resync, Settling, SwapOutcome
+from livekit_pool.stores.sqlite import SqliteStore
+
+from .backends import SqliteBackend
+from .values import Clock, first_document, following, process_row
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "pool.db"
+
+
+def store_at(path: Path) -> SqliteStore:
+    return SqliteStore(f"sqlite:///{path}")
+
+
+async def refusal(path: Path) -> str:
+    """The sentence with which the store refuses what is at ``path``."""
+    with pytest.raises(ConfigurationError) as refused:
+        async with store_at(path):
+            pass
+    sentence = str(refused.value)
+    assert sentence.startswith("LIVEKIT_POOL_STORE: ")
+    assert str(path.parent) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+class TestFile:
+    async def test_is_for_its_owner_only(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        assert modes == {"pool.db": 0o600, "pool.db-wal": 0o600, "pool.db-shm": 0o600}
+
+    async def test_is_relative_to_where_the_url_was_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here, there = tmp_path / "here", tmp_path / "there"
+        here.mkdir()
+        there.mkdir()
+        monkeypatch.chdir(here)
+        store = SqliteStore("sqlite:///pool.db")
+        monkeypatch.chdir(there)
+
+        async with store:
+            await store.load()
+
+        assert [file.name for file in here.iterdir()] == ["pool.db"]
+        assert list(there.iterdir()) == []
+
+    async def test_may_have_an_odd_name(self, tmp_path: Path) -> None:
+        async with store_at(tmp_path / "100% ü&x=y.db") as store:
+            await store.create(first_document(), "a")
+            assert await anext(store.watch()) == Resync()
+
+        assert [file.name for file in tmp_path.iterdir()] == ["100% ü&x=y.db"]
+
+    async def test_may_be_an_empty_one(self, path: Path) -> None:
+        path.touch()
+
+        async with store_at(path) as store:
+            assert (await store.create(first_document(), "a")).outcome is SwapOutcome.WON
+
+    async def test_is_made_by_many_at_once(self, tmp_path: Path) -> None:
+        for number in range(10):
+            async with AsyncExitStack() as stack:
+                path = tmp_path / f"{number}.db"
+                opening = (stack.enter_async_context(store_at(path)) for _ in range(8))
+                stores = await asyncio.gather(*opening)
+                answers = await asyncio.gather(
+                    *(store.create(first_document(), f"{n}") for n, store in enumerate(stores))
+                )
+            outcomes = [answer.outcome for answer in answers]
+            assert outcomes.count(SwapOutcome.WON) == 1
+
+    async def test_is_made_by_many_processes_at_once(self, tmp_path: Path, clock: Clock) -> None:
+        backend = SqliteBackend(tmp_path, clock)
+        try:
+            workers = [await backend.worker("places") for _ in range(8)]
+            for worker in workers:
+                await worker.ready()
+            assert backend.problems() == []
+        finally:
+            await backend.aclose()
+
+    async def test_two_stores_in_one_process_do_not_drop_each_others_locks(
+        self, path: Path
+    ) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            with closing(sqlite3.connect(path, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                async with contextlib.AsyncExitStack() as stack:
+                    with pytest.raises(StoreUnavailable, match="locked"):
+                        await stack.enter_async_context(store_at(path))
+                # From outside the process the lock must still be seen.
+                tried = await asyncio.to_thread(
+                    subprocess.run,
+                    [sys.executable, "-c", HOLD, str(path)],
+                    capture_output=True,
+                    text=True,
+                    timeout=30,
+                )
+                assert "database is locked" in tried.stderr
+
+
+class TestRefusal:
+    async def test_of_a_file_that_is_no_database(self, path: Path) -> None:
+        path.write_text("LIVEKIT_URL=wss://example.com\n" * 100)
+        before = path.read_bytes()
+
+        assert "is not an SQLite database" in await refusal(path)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    async def test_of_a_database_of_another_program(self, path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE customers (name)")
+        before = path.read_bytes()
+
+        assert "is a database of another program" in await refusal(path)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    async def test_of_an_empty_database_marked_by_another_program(self, path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA application_id=7")
+        before = path.read_bytes()
+
+        assert "is a database of another program" in await refusal(path)
+        assert path.read_bytes() == before
+
+    async def test_of_another_schema(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version=99")
+        before = path.read_bytes()
+
+        assert "has schema 99, this livekit-pool needs 1" in await refusal(path)
+        assert path.read_bytes() == before
+
+    async def test_of_a_damaged_database(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        content = path.read_bytes()
+        damaged = content[:100] + b"\xff" * 3996 + content[4096:]
+        path.write_bytes(damaged)
+
+        assert "is a damaged database" in await refusal(path)
+        assert path.read_bytes() == damaged
+
+    async def test_of_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "missing" / "pool.db"
+
+        assert f"the directory {path.parent} does not exist" in await refusal(path)
+        assert list(tmp_path.iterdir()) == []
+
+    async def test_of_a_file_as_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+
+        assert "does not exist" in await refusal(tmp_path / "file" / "pool.db")
+
+    async def test_of_a_directory(self, path: Path) -> None:
+        path.mkdir()
+
+        assert "is not a file" in await refusal(path)
+        assert list(path.iterdir()) == []
+
+    async def test_of_a_pipe(self, path: Path) -> None:
+        os.mkfifo(path)
+
+        assert "is not a file" in await refusal(path)
+
+    async def test_of_a_log_without_its_database(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            wal = path.with_name("pool.db-wal")
+            path.unlink()
+            before = wal.read_bytes()
+
+            assert "is gone but pool.db-wal beside it is not" in await refusal(path)
+            assert wal.read_bytes() == before
+            assert not path.exists()
+
+
+# Opens a store as somebody who owns nothing, and says how that went.
+POWERLESS = f"""
+import asyncio, os, sys
+from livekit_pool.stores import store_from_url
+store = store_from_url(sys.argv[1])
+if os.geteuid() == 0:
+    os.setegid({NOBODY})
+    os.seteuid({NOBODY})
+async def main():
+    try:
+        async with store:
+            await store.rows()
+            print("opened")
+    except Exception as error:
+        print(type(error).__name__, error)
+asyncio.run(main())
+"""
+
+
+class TestPermission:
+    @pytest.fixture
+    def directory(self) -> Iterator[Path]:
+        """A directory that everybody can reach, which those of pytest are not."""
+        directory = Path(tempfile.mkdtemp(prefix="livekit-pool-test-"))
+        directory.chmod(0o777)
+        yield directory
+        directory.chmod(0o777)
+        shutil.rmtree(directory)
+
+    def opening(self, path: Path) -> str:
+        arguments = [sys.executable, "-c", POWERLESS, f"sqlite:///{path}"]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout
+
+    def test_is_there_where_it_is_given(self, directory: Path) -> None:
+        assert self.opening(directory / "pool.db") == "opened\n"
+
+    def test_to_make_a_file(self, directory: Path) -> None:
+        directory.chmod(0o555)
+
+        said = self.opening(directory / "pool.db")
+
+        assert said.startswith("ConfigurationError LIVEKIT_POOL_STORE: ")
+        assert "cannot be made: Permission denied" in said
+        assert list(directory.iterdir()) == []
+
+    @pytest.mark.parametrize(("file_mode", "directory_mode"), [(0o444, 0o777), (0, 0o777)])
+    async def test_to_write(self, directory: Path, file_mode: int, directory_mode: int) -> None:
+        await self.refused(directory, file_mode, directory_mode)
+
+    async def test_to_make_the_files_beside_it(self, directory: Path) -> None:
+        await self.refused(directory, 0o666, 0o555)
+
+    async def refused(self, directory: Path, file_mode: int, directory_mode: int) -> None:
+        path = directory / "pool.db"
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        path.chmod(file_mode)
+        directory.chmod(directory_mode)
+
+        said = self.opening(path)
+
+        assert said.startswith("ConfigurationError LIVEKIT_POOL_STORE: ")
+        assert "must be readable and writable" in said
+
+    def test_to_enter_the_directory(self, directory: Path) -> None:
+        inner = directory / "inner"
+        inner.mkdir()
+        inner.chmod(0)
+
+        said = self.opening(inner / "pool.db")
+
+        assert said.startswith("ConfigurationError LIVEKIT_POOL_STORE: ")
+        assert "Permission denied" in said
+
+
+class TestDamage:
+    """Found while the store is open: an error, and what is stored stays as it was."""
+
+    async def test_of_the_document(self, path: Path) -> None:
+        async with store_at(path) as store:
+            for content in ("{", "[]", "{}", '"text"'):
+                with closing(sqlite3.connect(path)) as db, db:
+                    db.execute(
+                        "INSERT OR REPLACE INTO document VALUES (1, 'lineage-1', 1, 'a', ?)",
+                        (content,),
+                    )
+                with pytest.raises(StoreCorrupt, match="LIVEKIT_POOL_STORE"):
+                    await store.load()
+                with pytest.raises(StoreCorrupt):
+                    await store.create(first_document(), "b")
+                with closing(sqlite3.connect(path)) as db:
+                    assert db.execute("SELECT content FROM document").fetchall() == [(content,)]
+
+    async def test_of_the_file(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        damaged = path.read_bytes()
+
+        with pytest.raises((StoreCorrupt, ConfigurationError), match="LIVEKIT_POOL_STORE"):
+            async with store_at(path) as store:
+                await store.load()
+        # But for the counters in the file's header.
+        assert path.read_bytes()[100:] == damaged[100:]
+
+    async def test_that_can_be_repaired_is_logged_once(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("UPDATE document SET content = json_remove(content, '$.servers')")
+
+            assert (await store.load()).document == first_document()
+            assert (await store.load()).document == first_document()
+
+        assert [record.message for record in caplog.records] == ["Document repaired"]
+
+    async def test_of_the_tables(self, path: Path) -> None:
+        async with store_at(path) as store:
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("DROP TABLE placements")
+
+            with pytest.raises(StoreCorrupt, match="no such table"):
+                await store.place("standup", "red", 1)
+
+
+HOLD = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.1)
+db.execute("BEGIN IMMEDIATE")
+db.execute("UPDATE moves SET seq = seq + 100")
+print("held", flush=True)
+sys.stdin.readline()
+db.execute("COMMIT")
+"""
+
+
+@asynccontextmanager
+async def lock_held(path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process is in the middle of a write, and stopped; it is killed in the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, str(path), stdin=PIPE, stdout=PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+class TestLock:
+    async def test_held_by_a_stopped_process_ends_a_write_in_time(self, path: Path) -> None:
+        async with store_at(path) as store:
+            first = first_document()
+            await store.create(first, "a")
+            async with lock_held(path) as process:
+                async with asyncio.timeout(5):
+                    with pytest.raises(StoreUnavailable, match="locked by others"):
+                        await store.swap(1, following(first), "b")
+                    with pytest.raises(StoreUnavailable):
+                        await store.place("standup", "red", 1)
+                assert process.returncode is None
+
+            # With that process its lock is gone, and nothing of what failed was written.
+            assert (await store.load()).document == first
+            assert await store.placements() == []
+            assert (await store.swap(1, following(first), "c")).outcome is SwapOutcome.WON
+
+    async def test_does_not_keep_readers_waiting(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            async with lock_held(path):
+                writing = asyncio.create_task(store.beat(process_row("p1")))
+                reads = 0
+                while not writing.done() and reads < 20:
+                    await store.load()
+                    await store.placement("standup")
+                    reads += 1
+                assert not writing.done()
+                with pytest.raises(StoreUnavailable):
+                    await writing
+        assert reads == 20
+
+    async def test_that_is_released_lets_waiting_writes_through(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            async with lock_held(path) as process:
+                writing = [asyncio.create_task(store.place(f"r{n}", "red", 1)) for n in range(5)]
+                await store.load()
+                assert not any(write.done() for write in writing)
+                process.send_signal(signal.SIGCONT)
+                assert process.stdin is not None
+                process.stdin.write(b"\n")
+
+                for number, placement in enumerate(await asyncio.gather(*writing)):
+                    assert placement == Placement(room=f"r{number}", server="red", revision=1)
+
+    async def test_held_at_the_opening_is_waited_for_in_vain(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        async with lock_held(path):
+            async with asyncio.timeout(5):
+                with pytest.raises(StoreUnavailable, match="locked by others"):
+                    async with store_at(path):
+                        pass
+        async with store_at(path) as store:
+            assert (await store.load()).document == first_document()
+
+
+class TestProcesses:
+    async def test_who_is_dead_for_long_is_forgotten(self, path: Path, clock: Clock) -> None:
+        async with SqliteStore(f"sqlite:///{path}", clock=clock) as store:
+            await store.create(first_document(), "a")
+            for process in ("p1", "p2"):
+                await store.beat(process_row(process))
+                placement = await store.place(f"of {process}", "red", 1)
+                assert isinstance(placement, Placement)
+                await store.confirm(placement, process, clock.now)
+            clock.turn(3600)
+            await store.beat(process_row("p2"))
+            assert len(await store.rows(within=1e9)) == 2
+
+            clock.turn(1)
+            await store.beat(process_row("p2"))
+
+            assert [row.process for row in await store.rows(within=1e9)] == ["p2"]
+            with closing(sqlite3.connect(path)) as db:
+                holders = db.execute("SELECT room, process FROM holders").fetchall()
+            assert holders == [("of p2", "p2")]
+
+    async def test_a_name_that_cannot_be_stored_is_the_callers_error(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+            calls = (store.place(room, "red", 1) for room in ("a", "\ud800", "b"))
+
+            first, refused, second = await asyncio.gather(*calls, return_exceptions=True)
+
+            assert isinstance(refused, ValueError)
+            assert [first, second] == [
+                Placement(room=room, server="red", revision=1) for room in ("a", "b")
+            ]
+
+
+async def test_a_change_by_any_program_is_noticed(path: Path) -> None:
+    """Not only what this code writes: the notice comes from the file."""
+    async with store_at(path) as store:
+        await store.create(first_document(), "a")
+        watch = store.watch()
+        await anext(watch)
+
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("UPDATE document SET revision = 7")
+
+        async with asyncio.timeout(5):
+            while await anext(watch) != Changed(7):
+                pass
+
+
+async def test_a_store_that_was_made_before_a_fork_works_after_it(path: Path) -> None:
+    program = f"""
+import asyncio, os
+from livekit_pool.stores import store_from_url
+store = store_from_url("sqlite:///{path}")
+async def main():
+    async with store:
+        await store.rooms()
+child = os.fork()
+asyncio.run(main())
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True, timeout=30)
+
+
+async def test_settling_is_decided_by_what_is_stored(path: Path) -> None:
+    """A process that starts later, and knows nothing, asks the same question."""
+    async with store_at(path) as store:
+        await store.create(first_document(), "a")
+        placement = await store.place("standup", "red", 1)
+        assert isinstance(placement, Placement)
+        await store.beat(process_row("p1"))
+        until = (await store.load()).now + 3600
+        await store.confirm(placement, "p1", until)
+
+    async with store_at(path) as later:
+        await later.beat(process_row("p1"))
+        answer = await later.move("standup", "green", 2, "p2")
+    assert answer == Settling(placement=placement, until=until)
