@@ -17,7 +17,8 @@ import uvloop
 from ..exceptions import ConfigurationError
 from ..pool import Pool
 from .app import create_app
-from .gateway.relay import SignalRelay
+from .gateway import validate
+from .gateway.gateway import Gateway
 from .http import HttpProtocol
 from .life import Life
 from .listener import BACKLOG
@@ -95,7 +96,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Life) -> None:
 
     try:
         async with life.lived(stop), Pool(settings, may_probe=life.probe_lock.try_acquire) as pool:
-            server = WorkerServer(_uvicorn(settings, pool))
+            server = WorkerServer(_uvicorn(settings, pool, Gateway(pool)))
             await server.serve(sockets=[sock])
     except asyncio.CancelledError:
         # Asked to stop before the pool was there: nothing has been served, nobody waits.
@@ -103,11 +104,11 @@ async def _serve(settings: Settings, sock: socket.socket, life: Life) -> None:
             raise
 
 
-def _uvicorn(settings: Settings, pool: Pool) -> uvicorn.Config:
+def _uvicorn(settings: Settings, pool: Pool, gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(pool),
+        create_app(pool, settings, (validate.router(gateway),)),
         http=HttpProtocol,
-        ws=SignalRelay,
+        ws=gateway.connection,  # type: ignore[arg-type]  # uvicorn only calls it
         loop="none",  # the loop is ours already
         lifespan="on",
         log_config=None,
