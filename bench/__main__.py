@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import shlex
 import sys
@@ -24,6 +23,7 @@ from bench.options import Options
 from bench.processes import allow_sockets
 from bench.relaying import connections, idle_memory, messages
 from bench.table import Row, as_json, render
+from livekit_pool.cli.demo.call import quiet_sdk
 from livekit_pool.exceptions import PoolError
 from tests.real.pool_process import PoolProcess
 
@@ -65,8 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 where every promise that could be measured is kept, else 1.
     """
     asked = _parse(arguments)
-    # Servers die here all the time, and the SDK would say so each time.
-    logging.getLogger("livekit").setLevel(logging.CRITICAL)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="livekit-pool-bench-") as folder:
         options = Options(folder=Path(folder), pool=_pool(asked.command), quick=asked.quick)
@@ -76,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"other programs are at work here (load average {busy:.1f}): of these figures only "
                 "those for each CPU second and those of memory mean much"
             )
-        for name in _chosen(asked.only):
-            rows += _measure(options, *MEASUREMENTS[name])
+        # Servers die here all the time, and the SDK would say so each time.
+        with quiet_sdk():
+            for name in _chosen(asked.only):
+                rows += _measure(options, *MEASUREMENTS[name])
     print(json.dumps(as_json(rows), indent=2) if asked.json else render(rows))
     return int(any(row.wrong or row.kept is False for row in rows))
 
