@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import time
 from typing import Final, Self
@@ -108,7 +109,7 @@ class TwirpServers:
         token = tokens.resign(claims, server.key, server.secret)
         async with self._session.post(
             server.http_url + call.path,
-            data=call.body,
+            data=io.BytesIO(call.body),  # as bytes, a large one would be sent in one go
             headers={
                 **call.headers,
                 "Authorization": f"Bearer {token}",
