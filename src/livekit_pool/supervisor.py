@@ -49,11 +49,12 @@ WorkerMain = Callable[["Settings", socket.socket, Life], None]
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 
-SERVING: Final = "Serving"
+LISTENING: Final = "Listening"
 WARNED: Final = "Configuration warning"
 STARTED: Final = "Worker started"
 DIED: Final = "Worker died and is replaced"
 CRASHED: Final = "Worker died at its start and is replaced after a pause"
+REFUSED: Final = "Worker refused the configuration and is tried again"
 SILENT: Final = "Worker is silent and is killed"
 WORKER_FAILED: Final = "Worker failed"
 IGNORED: Final = "SIGHUP ignored: a changed configuration takes a restart"
@@ -74,6 +75,7 @@ class Patience:
         settle: a worker that dies younger than this is a crash at start.
         first_pause, longest_pause: before the replacement of a worker that crashed at start;
             doubled with each such crash in a row. Any other death is replaced at once.
+        refusal: before a worker that refused the configuration is tried again, if not all did.
         stop: for the workers to end by themselves in a planned stop.
     """
 
@@ -81,6 +83,7 @@ class Patience:
     settle: float = 5.0
     first_pause: float = 0.1
     longest_pause: float = 5.0
+    refusal: float = 2.0
     stop: float = 10.0
 
 
@@ -123,7 +126,7 @@ def run(
         for warning in settings.warnings:
             event(WARNED, logging.WARNING, warning=warning)
         event(
-            SERVING,
+            LISTENING,
             url=settings.origin.ws_url,
             servers=",".join(server.name for server in settings.servers),
             store=store,
@@ -291,6 +294,8 @@ class Supervisor:
     # -- starting --
 
     def _fork(self, place: _Place) -> None:
+        if place.refusal is not None:
+            event(REFUSED, logging.ERROR, worker=place.number, why=place.refusal)
         beats_in, beats_out = _pipe()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -359,11 +364,12 @@ class Supervisor:
     def _bury(self, place: _Place, worker: _Worker, code: int) -> None:
         """A worker died that nobody had asked to."""
         age = self._now - worker.started
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         said = bytes(worker.said).partition(SENTENCE)[2].decode(errors="replace")
         if code == _REFUSED and said:
-            place.refusal = said
-            how = said
+            # Said when it is tried again: if the others refuse it too, that is the last word.
+            place.refusal, place.due = said, self._now + self._patience.refusal
+            return
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if age < self._patience.settle:
             self._pause(place, how)
             return

@@ -4,7 +4,6 @@ The command itself: its subcommands, and what an error means for whoever called 
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -58,7 +57,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             prog_name="livekit-pool",
             standalone_mode=False,
         )
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -67,10 +65,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except PoolError as error:
         _say(str(error))
         return _exit_code(error)
-    except BrokenPipeError:
-        # Who read our output has seen enough, as `head` does. Nothing is left to be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:  # the outermost frame
         if debugging():
             traceback.print_exc()

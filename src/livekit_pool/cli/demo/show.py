@@ -85,6 +85,7 @@ class LiveShow:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
+        self._story.clear()  # it stands above
         self._live = Live(console=Console(highlight=False), auto_refresh=False)
         self._live.__enter__()
         return self

@@ -1,0 +1,121 @@
+"""A pool that answers what a test says: a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from livekit_pool.tokens import KeyPair, Kind, verify
+
+PAIR = KeyPair(key="poolkey", secret="p" * 40)
+
+
+def server(name: str, **fields: Any) -> dict[str, Any]:
+    """One server of ``GET /pool/status``, up and on standby unless ``fields`` say otherwise."""
+    return {
+        "name": name,
+        "url": f"wss://{name}.example.com",
+        "role": "standby",
+        "health": "up",
+        "cool_down_until": None,
+        "cause": None,
+        "drained": None,
+        "rooms": 0,
+        "participants": 0,
+        "minutes_used": None,
+        "minutes_left": None,
+        "last_probe": None,
+        **fields,
+    }
+
+
+def status(*servers: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """An answer of ``GET /pool/status``: of red (active), green and blue by default."""
+    return {
+        "revision": 7,
+        "active": "red",
+        "paused": None,
+        "store": {"url": "sqlite:///livekit-pool.db", "ok": True},
+        "servers": list(servers)
+        or [
+            server("red", role="active", rooms=3, participants=12),
+            server("green"),
+            server("blue"),
+        ],
+        **fields,
+    }
+
+
+class ScriptedPool:
+    """
+    It, as a context manager that serves.
+
+    Attributes:
+        answers: (method, path without query) -> (HTTP status, JSON, or bytes as they are).
+        asked: method, path with query and body of each request that showed an admin's token.
+        refused: how many requests did not.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {
+            ("GET", "/pool/status"): (200, status())
+        }
+        self.asked: list[tuple[str, str, Any]] = []
+        self.actors: list[str] = []
+        self.refused = 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which the command finds it."""
+        return {
+            "LIVEKIT_POOL_URL": f"ws://127.0.0.1:{self._server.server_port}",
+            "LIVEKIT_POOL_KEY": PAIR.key,
+            "LIVEKIT_POOL_SECRET": PAIR.secret,
+        }
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        pool = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                """Log nothing."""
+
+            def do_GET(self) -> None:
+                self._answer(None)
+
+            def do_POST(self) -> None:
+                self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def _answer(self, body: Any) -> None:
+                claims = verify(self.headers["Authorization"].removeprefix("Bearer "), PAIR)
+                if claims.pool is not Kind.ADMIN:
+                    pool.refused += 1
+                pool.actors.append(claims.identity)
+                pool.asked.append((self.command, self.path, body))
+                code, answer = pool.answers[self.command, self.path.partition("?")[0]]
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        return Handler

@@ -1,0 +1,179 @@
+"""``status`` and ``history``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from livekit_pool.cli.status import status_table
+from tests.cli.conftest import Run
+from tests.cli.scripted_pool import ScriptedPool, server, status
+
+WITHOUT_EXTRAS = ["SERVER", "URL", "ROLE", "HEALTH", "ROOMS", "PARTICIPANTS", "LAST PROBE"]
+
+
+def in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def columns(answer: dict[str, Any]) -> list[str]:
+    return status_table(answer).plain().splitlines()[1].replace("LAST PROBE", "LAST_PROBE").split()
+
+
+def test_status_shows_each_server_on_a_line(command: Run, pool: ScriptedPool) -> None:
+    ran = command("status")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == "revision 7  active red  store sqlite:///livekit-pool.db"
+    assert lines[1].split("  ")[0] == "SERVER"
+    assert lines[2].split() == ["red", "wss://red.example.com", "active", "up", "3", "12", "-"]
+    assert len(lines) == 5
+    assert pool.asked == [("GET", "/pool/status", None)]
+    assert pool.refused == 0
+
+
+def test_json_is_what_the_pool_answered(command: Run, pool: ScriptedPool) -> None:
+    ran = command("status", "--json")
+    assert json.loads(ran.out) == pool.answers["GET", "/pool/status"][1]
+
+
+def test_extra_columns_only_where_there_is_something() -> None:
+    assert [name.replace("_", " ") for name in columns(status())] == WITHOUT_EXTRAS
+    cooling = server(
+        "green", role="cooling", cause="down", health="down", cool_down_until=in_seconds(65.4)
+    )
+    table = status_table(status(server("red", role="active"), cooling)).plain()
+    assert "COOL-DOWN LEFT  CAUSE" in table
+    assert "1 min 5 s" in table
+    drained = server(
+        "blue", role="drained", drained={"by": "ann", "since": in_seconds(-9), "reason": "update"}
+    )
+    table = status_table(status(server("red", role="active"), drained)).plain()
+    assert "DRAINED" in table
+    assert "by ann: update" in table
+    metered = server("red", role="active", minutes_used=410.5, minutes_left=89.5)
+    table = status_table(status(metered)).plain()
+    assert "MINUTES" in table
+    assert "410.5 of 500" in table
+
+
+@pytest.mark.parametrize(
+    ("probe", "shown"),
+    [
+        ({"outcome": "passed", "duration": 0.0012, "detail": ""}, "passed in 1.2 ms, 3 s ago"),
+        (
+            {"outcome": "refused", "duration": 0.1, "detail": "connection refused"},
+            "refused: connection refused, 3 s ago",
+        ),
+        ({"outcome": "silent", "duration": 0.8, "detail": ""}, "silent, 3 s ago"),
+    ],
+)
+def test_the_last_probe(probe: dict[str, Any], shown: str) -> None:
+    one = server("red", role="active", last_probe={**probe, "at": in_seconds(-3)})
+    assert status_table(status(one)).plain().splitlines()[2].endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("answer", "warning"),
+    [
+        (status(), None),
+        (status(server("red", role="active")), None),
+        (
+            status(paused={"by": "ann", "since": "2026-11-01T10:00:00Z", "reason": "maintenance"}),
+            "Automatic rotation is paused by ann since",
+        ),
+        (
+            status(store={"url": "sqlite:///x.db", "ok": False}),
+            "The store does not answer: the pool works with what it read last.",
+        ),
+        (
+            status(server("red", role="active", health="down"), server("green")),
+            "The active server, red, is down.",
+        ),
+        (
+            status(server("red", role="active"), server("green", health="down")),
+            "No other server is available: there is nowhere to rotate to.",
+        ),
+        (
+            status(
+                server("red", role="active"), server("green", role="misconfigured"), server("b")
+            ),
+            "green refuses its key: correct the key and secret in the configuration.",
+        ),
+    ],
+)
+def test_warnings_are_lines_below(answer: dict[str, Any], warning: str | None) -> None:
+    footer = status_table(answer).plain().splitlines()[2 + len(answer["servers"]) :]
+    if warning is None:
+        assert footer == []
+    else:
+        assert len(footer) == 1
+        assert footer[0].startswith(warning)
+
+
+def test_watch_shows_it_again_waits_for_the_pool_and_ends_with_ctrl_c() -> None:
+    with ScriptedPool() as pool:
+        watching = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from livekit_pool.cli import main; main()",
+                "status",
+                "--watch",
+            ],
+            env={**os.environ, **pool.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 20
+        while len(pool.asked) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        error = {"code": "not_ready", "message": "Not ready yet."}
+        pool.answers["GET", "/pool/status"] = (503, {"error": error})
+        while len(pool.asked) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=10)
+    assert (watching.returncode, err) == (0, "")
+    assert out.startswith("revision 7  active red")
+    assert "\n\nNot ready yet.\n" in out
+
+
+def test_history_is_a_table_newest_first(command: Run, pool: ScriptedPool) -> None:
+    rotations = [
+        {
+            "revision": revision,
+            "from": "red",
+            "to": "green",
+            "cause": "manual",
+            "reason": "an update",
+            "actor": "ann@host",
+            "at": "2026-11-01T10:00:00.250Z",
+        }
+        for revision in (9, 8)
+    ]
+    pool.answers["GET", "/pool/history"] = (200, {"rotations": rotations})
+    ran = command("history", "--limit", "2")
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["REVISION", "TIME", "FROM", "TO", "CAUSE", "ACTOR", "REASON"]
+    assert [line.split()[0] for line in lines[1:]] == ["9", "8"]
+    assert lines[1].endswith("red   green  manual  ann@host  an update")
+    assert pool.asked == [("GET", "/pool/history?limit=2", None)]
+    assert json.loads(command("history", "--json").out) == {"rotations": rotations}
+
+
+def test_no_history_yet(command: Run, pool: ScriptedPool) -> None:
+    pool.answers["GET", "/pool/history"] = (200, {"rotations": []})
+    assert command("history").out == "No rotation yet.\n"
+    assert json.loads(command("history", "--json").out) == {"rotations": []}
