@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from .call import Participant, longest_gap
 from .show import Show
 from .stage import Stage
 
-__all__ = ["Result", "Step", "tell"]
+__all__ = ["Result", "Step", "sum_up", "tell", "what_is_missing"]
 
 ROOM = "demo"
 #: Seconds of calm before the first step and after each.
@@ -177,7 +177,7 @@ async def _play(
         await one.stop_sending()
     await _until(lambda: not any(_lost(*pair) for pair in _directions(both)), _LAST)
     result.rotations = await stage.rotations()
-    _sum_up(result, both)
+    sum_up(result, both)
 
 
 @contextmanager
@@ -203,26 +203,48 @@ async def _see_through(
         show.line(f"both are back, on {step.to}, after {time.monotonic() - step.began:.1f} s")
     await asyncio.sleep(_CALM)
     calm = time.monotonic() - 1
+    present = await stage.present(step.to, ROOM)
+    step.wrong += what_is_missing(step, both, before, calm, present)
+
+
+def what_is_missing(
+    step: Step,
+    both: tuple[Participant, Participant],
+    before: Mapping[str, int],
+    since: float,
+    present: set[str],
+) -> list[str]:
+    """
+    What of the call did not come back, one phrase each.
+
+    Args:
+        step: what was done.
+        both: who is in the call.
+        before: how often each had reconnected when it was done, by identity.
+        since: audio and messages must have arrived later than this.
+        present: who is in the room, in the words of the server that is active now.
+    """
+    wrong = []
     for one, other in _directions(both):
         if one.seen["disconnected"]:
-            step.wrong.append(f"{one.identity} was disconnected")
+            wrong.append(f"{one.identity} was disconnected")
         elif one.seen["reconnected"] == before[one.identity]:
-            step.wrong.append(f"{one.identity} did not reconnect after {step.what}")
+            wrong.append(f"{one.identity} did not reconnect after {step.what}")
         if other.identity not in one.others:
-            step.wrong.append(f"{one.identity} does not see {other.identity} after {step.what}")
-        if not one.receives(calm):
-            step.wrong.append(
+            wrong.append(f"{one.identity} does not see {other.identity} after {step.what}")
+        if not one.receives(since):
+            wrong.append(
                 f"{one.identity} does not get {other.identity}'s audio and messages "
                 f"after {step.what}"
             )
-    everybody = {one.identity for one in both}
-    present = await stage.present(step.to, ROOM)
-    if present != everybody:
-        absent = " and ".join(sorted(everybody - present)) or "nobody"
-        step.wrong.append(f"{absent} is missing from the room on {step.to}")
+    absent = sorted({one.identity for one in both} - present)
+    if absent:
+        verb = "is" if len(absent) == 1 else "are"
+        wrong.append(f"{' and '.join(absent)} {verb} missing from the room on {step.to}")
+    return wrong
 
 
-def _sum_up(result: Result, both: tuple[Participant, Participant]) -> None:
+def sum_up(result: Result, both: tuple[Participant, Participant]) -> None:
     """Count the messages and measure the gaps, and compare the history."""
     bounds = [*(step.began for step in result.steps[1:]), float("inf")]
     for step, next_began in zip(result.steps, bounds, strict=True):
