@@ -109,6 +109,7 @@ class Driver:
         self._fingerprint = fingerprint(servers)
         self._probe_interval = probe_interval
         self._signed_interval = signed_interval
+        self._rise = settings.rise
         self._may_probe = may_probe
         self._listeners: list[Callable[[Announce], None]] = []
         self._health_listeners: list[Callable[[str], None]] = []
@@ -282,6 +283,10 @@ class Driver:
             StoreUnavailable: the store did not answer in time; nothing is known to be written.
         """
         await self.reload()  # another process may have rotated a moment ago
+        await self._read_rows()
+        if to in self.servers and not self.machine.available(to, self.now()):
+            for _ in range(self._rise):  # what is remembered of the target may be old
+                await self.probe(to)
         self._counter += 1
         request = f"{self.process}-ask-{self._counter}"
         answer: asyncio.Future[Rotation | None] = asyncio.get_running_loop().create_future()
@@ -531,7 +536,10 @@ class Driver:
         while True:
             self.probing = self._may_probe()
             if not self.probing:
-                await asyncio.sleep(0.3)
+                if self.machine.health(server) is Health.DOWN:
+                    # Who saw it down must see for itself when it is back.
+                    await asyncio.shield(self.probe(server))
+                await asyncio.sleep(self._probe_interval / 2)
                 continue
             began = time.monotonic()
             await asyncio.shield(self.probe(server))

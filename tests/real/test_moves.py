@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -168,3 +169,26 @@ def cpu_seconds(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / sysconf("SC_CLK_TCK")
+
+
+async def test_back_to_a_server_that_was_killed(
+    pool: PoolProcess, livekit_servers: list[LocalServer]
+) -> None:
+    """Both workers saw red die; the one that does not probe must not go by that for ever."""
+    async with meeting(pool) as call:
+        await call.settled()
+        await by_name(livekit_servers, "red").kill()
+        await call.is_on("green")
+        await by_name(livekit_servers, "red").start()
+        await call.settled()
+
+        async def rotated() -> bool:
+            with contextlib.suppress(AssertionError):  # refused while red is not known to be up
+                await pool.rotate("back", to="red")
+                return True
+            return False
+
+        await until(rotated, seconds=15, what="red may be rotated to again")
+        since = time.monotonic()
+
+        await check_moved(call, since=since, to="red", rotations=2, cause="manual", bound=3.0)

@@ -78,6 +78,7 @@ class _Sight:
     health: Health = Health.UNKNOWN
     misconfigured: bool = False
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
+    heard_at: float = 0.0
     # The newest observation.
     outcome: ProbeOutcome | None = None
     detail: str = ""
@@ -87,6 +88,7 @@ class _Sight:
     passes: int = 0
     misses: int = 0
     answering_since: float | None = None
+    evidence: Evidence | None = None  # the newest miss that showed it down, since the last pass
 
 
 class HealthBook:
@@ -125,8 +127,8 @@ class HealthBook:
         self._judge()
 
     def _answered(self, sight: _Sight, now: float) -> None:
-        sight.passes += 1
-        sight.misses = 0
+        sight.passes, sight.misses = sight.passes + 1, 0
+        sight.evidence = None
         if sight.answering_since is None:
             sight.answering_since = now
         if sight.health is Health.UNKNOWN or sight.passes >= self._settings.rise:
@@ -135,10 +137,14 @@ class HealthBook:
     def _judge(self) -> None:
         # All of them: an answer of one server may be the witness against another.
         for name, sight in self._sights.items():
-            if sight.health is not Health.DOWN and self._condemned(name, sight):
+            if sight.outcome is not None and self._condemned(name, sight):
                 sight.health = Health.DOWN
+                sight.evidence = Evidence(
+                    outcome=sight.outcome, detail=sight.detail, began=sight.began, at=sight.at
+                )
 
     def _condemned(self, name: str, sight: _Sight) -> bool:
+        """Whether its last miss, with those before it, shows it down."""
         if sight.outcome is ProbeOutcome.REFUSED:
             return True
         if sight.misses < self._settings.fall:
@@ -166,7 +172,7 @@ class HealthBook:
         for name, up in health.items():
             sight = self._sights.get(name)
             if sight and (sight.outcome is None or now - sight.at > OWN_LASTS):
-                sight.heard = up
+                sight.heard, sight.heard_at = up, now
 
     def health(self, server: str) -> Health:
         """The health of ``server``; unknown for one that is not of the pool."""
@@ -176,6 +182,15 @@ class HealthBook:
         if sight.heard is None:
             return sight.health
         return Health.UP if sight.heard else Health.DOWN
+
+    def down_since(self, server: str, moment: float) -> bool:
+        """Whether ``server`` is down by what was seen after ``moment``, or heard well after it."""
+        sight = self._sights.get(server)
+        if sight is None or self.health(server) is not Health.DOWN:
+            return False
+        if sight.heard is None:
+            return sight.began >= moment
+        return sight.heard_at > moment + OWN_LASTS
 
     def seen(self, server: str) -> bool:
         """Whether anything was observed of ``server``, here or by the machine's prober."""
@@ -196,17 +211,14 @@ class HealthBook:
 
     def evidence(self, server: str) -> Evidence | None:
         """
-        The newest own observation of ``server`` if it shows it down, else None.
+        The newest own observation that shows ``server`` down, if no probe passed since.
 
-        What is only heard confirms nothing: a row may be older than a rotation back. But that
-        the server was seen up since refutes.
+        That it was down before and has not passed often enough to be up is none. What is only
+        heard confirms nothing: a row may be older than a rotation back. But that the server was
+        seen up since refutes.
         """
         sight = self._sights.get(server)
-        if sight is None or sight.outcome is None or sight.heard:
-            return None
-        if sight.health is not Health.DOWN or sight.misses == 0:
-            return None
-        return Evidence(outcome=sight.outcome, detail=sight.detail, began=sight.began, at=sight.at)
+        return None if sight is None or sight.heard else sight.evidence
 
     @property
     def suspended(self) -> bool:

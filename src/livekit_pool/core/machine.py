@@ -125,8 +125,18 @@ class PoolMachine:
         return self._situation(self.document, now).candidate(server).available
 
     def joinable(self, server: str, now: float) -> bool:
-        """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
-        return server in self.names and self.health(server) is not Health.DOWN
+        """
+        Whether a join may be sent to ``server``: it is of the pool and not confirmed down.
+
+        Whoever made it the active server had seen it pass a probe: what this process saw of it
+        before that is outdated.
+        """
+        document = self.document
+        if server not in self.names:
+            return False
+        if document is None or document.active_server != server:
+            return self.health(server) is not Health.DOWN
+        return not self._health.down_since(server, document.last_rotation)
 
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
