@@ -44,6 +44,15 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def stalls(program: Supervised) -> bool:
+    """Whether the one worker answers nobody."""
+    try:
+        program.get(timeout=0.3)
+    except TimeoutError:
+        return True
+    return False
+
+
 class Supervised:
     """`tests.supervised` as a process."""
 
@@ -130,7 +139,8 @@ class Supervised:
 
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Supervised]:
-    program = Supervised(tmp_path)
+    # Nothing that ends in time does so because the supervisor lost its patience.
+    program = Supervised(tmp_path, stop=60)
     yield program
     program.close()
 
@@ -220,6 +230,15 @@ def test_an_orphan_that_cannot_stop_is_ended_by_the_kernel(supervised: Supervise
     until(lambda: Path(f"/proc/{pid}/wchan").exists() and len(os.listdir(f"/proc/{pid}/fd")) > 6)
     supervised.process.kill()
     until(lambda: not alive(int(pid)), 3)
+
+
+def test_an_orphan_that_stands_still_is_ended_by_the_kernel(supervised: Supervised) -> None:
+    pid = supervised.start(workers=1).workers(1)[0]
+    with socket.create_connection(("127.0.0.1", supervised.port)) as connection:
+        connection.sendall(b"GET /stall HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: stalls(supervised))
+        supervised.process.kill()
+        until(lambda: not alive(pid), 12)
 
 
 def test_a_stopped_and_a_stalled_worker_are_replaced(supervised: Supervised) -> None:

@@ -35,7 +35,7 @@ SENTENCE = b"!"
 _ORPHAN_GRACE = 0.8
 #: A worker whose loop stands still for this long is ended by the kernel. The supervisor does that
 #: sooner; this is for a worker that has none any more, and does not see that.
-_STALL_LIMIT = 10.0
+_STALL_LIMIT = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
