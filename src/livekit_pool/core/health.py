@@ -159,11 +159,11 @@ class HealthBook:
         )
 
     def witnesses(self, server: str) -> tuple[str, ...]:
-        """Servers to be probed now, because the silence of ``server`` lacks but a witness."""
+        """Servers to be probed now, because the last silence of ``server`` lacks but a witness."""
         sight = self._sights.get(server)
         if sight is None or sight.outcome is not ProbeOutcome.SILENT:
             return ()
-        if sight.health is Health.DOWN or sight.misses < self._settings.fall:
+        if sight.misses < self._settings.fall or self._condemned(server, sight):
             return ()
         return tuple(name for name in self._sights if name != server and self.passed(name))
 

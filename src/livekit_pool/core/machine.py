@@ -203,9 +203,11 @@ class PoolMachine:
 
     def _observe(self, event: Probed, now: float) -> None:
         self._health.probed(event, now)
-        for server in self._health.witnesses(event.server):
-            self._probe(server)
-        if self.document is None or event.server != self.document.active_server:
+        active = self.document is not None and event.server == self.document.active_server
+        if active or self.health(event.server) is not Health.DOWN:
+            for server in self._health.witnesses(event.server):
+                self._probe(server)
+        if not active:
             return
         began = now if event.began is None else event.began
         if event.outcome not in KINDS:
