@@ -15,6 +15,7 @@ from livekit_pool.web.gateway.frames import (
     BINARY,
     CLOSE,
     EVERY_KIND,
+    HELD_LIMIT,
     FrameError,
     FrameStream,
     Message,
@@ -122,7 +123,7 @@ def test_a_message_of_several_frames_is_one_message(
 
     answer = fed(stream, data, cuts)
 
-    assert answer == [Message(BINARY, signal.LEAVE, payload, data)] if wanted else [data]
+    assert answer == ([Message(BINARY, signal.LEAVE, payload, data)] if wanted else [data])
     assert stream.at_boundary
 
 
@@ -160,6 +161,7 @@ def test_a_close_frame_is_handed_over_in_both_directions() -> None:
         (encode(b"", 3, MASK), True, 1002),  # reserved opcode
         (encode(b"x", 0, MASK), True, 1002),  # continues nothing
         (encode(b"x" * 126, 9, MASK), True, 1002),  # a ping that is too long
+        (b"\x82\xff" + b"\xff" * 8 + MASK, True, 1002),  # a length of -1
     ],
 )
 def test_broken_frames_are_refused_with_their_close_code(
@@ -171,6 +173,27 @@ def test_broken_frames_are_refused_with_their_close_code(
         stream.feed(data)
 
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("masked", "limit", "size"), [(True, 2**16, 0), (True, 2**16, 1000), (False, HELD_LIMIT, 1000)]
+)
+def test_a_wanted_message_in_parts_without_end_is_not_held_for_ever(
+    masked: bool, limit: int, size: int
+) -> None:
+    mask = MASK if masked else None
+    stream = FrameStream(masked=masked, wanted={signal.LEAVE})
+    first = encode(payload_of(signal.LEAVE, 20), BINARY, mask)
+    part = encode(bytes(size), 0, mask)
+    some = (bytes([part[0] & 0x7F]) + part[1:]) * (limit // 8 // len(part))
+    assert stream.feed(bytes([first[0] & 0x7F]) + first[1:]) == []
+
+    for _ in range(7):
+        assert stream.feed(some) == []
+    with pytest.raises(FrameError) as caught:
+        stream.feed(some * 2)
+
+    assert caught.value.code == 1009
 
 
 def test_random_bytes_never_do_more_than_raise_frame_error() -> None:

@@ -41,6 +41,10 @@ _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 HELD_LIMIT: Final = 4 * 2**20
 """Largest message, in bytes, that is held back to be looked at whole; larger ones pass unread."""
 
+_CLIENTS_PARTS_LIMIT: Final = 64 * 1024
+"""Bytes of a client's message in several frames. No SDK sends one, and what is looked for in it, a
+leave, is tiny; without a limit frame after frame would be held, and all gone through each time."""
+
 
 class _EveryKind:
     """Contains every kind of message."""
@@ -125,6 +129,8 @@ class FrameStream:
                 if size < body:
                     break
                 length = int.from_bytes(data[at + 2 : body], "big")
+                if length >> 63:  # section 5.2: the most significant bit must be 0
+                    raise FrameError(1002, "a length that is negative")
             if masked:
                 body += 4
             end = body + length
@@ -194,7 +200,9 @@ class FrameStream:
 
     def _take(self, data: bytes, at: int, kind: int) -> tuple[Message | None, int]:
         """Cut the whole message that begins at ``at``; None if it has not arrived whole."""
-        payload, begin, size = b"", at, len(data)
+        parts: list[bytes] = []
+        begin, size = at, len(data)
+        limit = _CLIENTS_PARTS_LIMIT if self._masked else HELD_LIMIT
         while True:
             if size - at < 2:
                 return None, begin
@@ -207,12 +215,14 @@ class FrameStream:
             if self._masked:
                 body += 4
             end = body + length
+            if at > begin and end - begin > limit:
+                raise FrameError(1009, "a message in parts that is too long")
             if size < end:
                 return None, begin
             if data[at] & 15 in (BINARY, CONTINUATION):
-                payload += self._payload(data, body, end)
+                parts.append(self._payload(data, body, end))
                 if data[at] & _FINAL_BIT:
-                    return Message(BINARY, kind, payload, data[begin:end]), end
+                    return Message(BINARY, kind, b"".join(parts), data[begin:end]), end
             at = end
 
 
