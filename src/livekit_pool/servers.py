@@ -15,6 +15,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Self
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from .exceptions import ConfigurationError
@@ -44,6 +45,7 @@ class Origin:
     port: int
 
     @classmethod
+    @lru_cache(maxsize=256)  # asked for each join
     def parse(cls, url: str) -> Self:
         """
         Read a ``ws``, ``wss``, ``http`` or ``https`` URL that has no path but ``/``.

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from ..core.document import Document, Rotation
 from ..exceptions import ConfigurationError, StoreUnavailable
@@ -35,11 +36,13 @@ from .base import (
     check_swap,
 )
 from .notices import Notices
+from .sqlite_direct import Direct, NotNow
 from .sqlite_thread import DatabaseThread
 from .sqlite_watch import WatchedDatabase
 
 __all__ = ["SqliteStore"]
 
+_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 
 # Seconds a call waits for the locks of others.
@@ -69,6 +72,7 @@ class SqliteStore:
         self._clock = clock
         self._notices = Notices()
         self._thread: DatabaseThread | None = None
+        self._direct: Direct | None = None
         # What was last said of the document.
         self._repairs: tuple[str, ...] = ()
 
@@ -98,6 +102,8 @@ class SqliteStore:
             thread = DatabaseThread(str(self._path), patience=_PATIENCE)
             await thread.start(lambda: WatchedDatabase(self._path, _PATIENCE, tell))
             self._thread = thread
+            with contextlib.suppress(sqlite3.Error):  # without it the thread does it all
+                self._direct = Direct(self._path)
         return self
 
     async def __aexit__(
@@ -111,6 +117,9 @@ class SqliteStore:
     async def aclose(self) -> None:
         """Finish what was asked for before, and close the file."""
         self._notices.close()
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         thread, self._thread = self._thread, None
         if thread is not None:
             await thread.stop()
@@ -152,22 +161,22 @@ class SqliteStore:
         return await self._database.read(lambda db: tables.placement(db, room))
 
     async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
-        return await self._database.write(
+        return await self._write_soon(
             lambda db: tables.place(db, self._clock(), room, server, revision)
         )
 
     async def confirm(
         self, placement: Placement, process: str, settling_until: float
     ) -> Placement | None:
-        return await self._database.write(
+        return await self._write_soon(
             lambda db: tables.confirm(db, self._clock(), placement, process, settling_until)
         )
 
     async def settled(self, room: str, process: str) -> None:
-        await self._database.write(lambda db: tables.settled(db, room, process))
+        await self._write_soon(lambda db: tables.settled(db, room, process))
 
     async def release(self, room: str, process: str) -> None:
-        await self._database.write(lambda db: tables.release(db, self._clock(), room, process))
+        await self._write_soon(lambda db: tables.release(db, self._clock(), room, process))
 
     async def move(
         self, room: str, server: str, revision: int, process: str, *, force: bool = False
@@ -210,6 +219,13 @@ class SqliteStore:
 
     async def _renew(self, rooms: Sequence[str], process: str) -> None:
         await self._database.write(lambda db: tables.renew(db, self._clock(), rooms, process))
+
+    async def _write_soon(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Write at once if nobody else does, else on the thread."""
+        if self._direct is not None:
+            with contextlib.suppress(NotNow):
+                return self._direct.write(work)
+        return await self._database.write(work)
 
     @property
     def _database(self) -> DatabaseThread:

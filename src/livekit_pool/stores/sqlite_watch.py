@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..exceptions import StoreUnavailable
 from .base import Placement
 from .sqlite_file import open_database, open_reader, unusable
 
@@ -34,6 +35,8 @@ class WatchedDatabase:
         tell: Callable[[int | None, Sequence[Placement]], None],
     ) -> None:
         self.db = open_database(path, patience)
+        self._path = path
+        self._identity = identity(path)
         self._tell = tell
         try:
             self._reader = open_reader(path)
@@ -47,7 +50,19 @@ class WatchedDatabase:
             raise unusable(path, error) from error
 
     def look(self) -> None:
-        """Tell what changed since the last look."""
+        """
+        Tell what changed since the last look.
+
+        Raises:
+            StoreUnavailable: the file is not at its path any more. SQLite would go on with it,
+                and a process that starts now would begin another.
+            sqlite3.Error: it could not be read; the next look tells what this one missed.
+        """
+        if identity(self._path) != self._identity:
+            raise StoreUnavailable(
+                f"The database {self._path} was removed or replaced while in use: put it back, or"
+                " restart every process of the pool."
+            )
         version = self._data_version()
         if version == self._version:
             return
@@ -85,3 +100,12 @@ class WatchedDatabase:
             "SELECT revision, lineage, operation FROM document"
         ).fetchone()
         return row
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from any other that took its place; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
