@@ -114,6 +114,7 @@ class Driver:
         self._listeners: list[Callable[[Announce], None]] = []
         self._health_listeners: list[Callable[[str], None]] = []
         self._moved: Callable[[Placement | None], None] = lambda placement: None
+        self._join_faults: set[str] = set()  # servers with faults that a good join forgives
         self._inbox: deque[Event] = deque()
         self._draining = False
         self._requests: dict[str, asyncio.Future[Rotation | None]] = {}
@@ -257,13 +258,17 @@ class Driver:
     ) -> None:
         """Evidence against ``server``, seen at ``revision`` (default: now's)."""
         seen_at = self.document.revision if revision is None else revision
+        if source is FaultSource.JOIN:
+            self._join_faults.add(server)
         self.feed(
             FaultSeen(server=server, revision=seen_at, kind=kind, source=source, detail=detail)
         )
 
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""
-        self.feed(JoinAnswered(server=server))
+        if server in self._join_faults:  # most joins have nothing to forgive
+            self._join_faults.discard(server)
+            self.feed(JoinAnswered(server=server))
 
     async def rotate(
         self,
@@ -284,7 +289,7 @@ class Driver:
         """
         await self.reload()  # another process may have rotated a moment ago
         await self._read_rows()
-        if to in self.servers and not self.machine.available(to, self.now()):
+        if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
         self._counter += 1

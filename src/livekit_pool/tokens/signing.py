@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
-import jwt
-
 from ..exceptions import TokenError
+from . import hs256
 from .claims import Claims, misshapen
 
 __all__ = [
@@ -41,9 +40,6 @@ LiveKit itself sets no limit, and takes attributes of 64 KiB (``limit.max_attrib
 still larger metadata, so a narrow limit would refuse what works without a pool. This one keeps
 the verification of any token, also a forged one, within a few milliseconds of the event loop.
 """
-
-_JWS = jwt.PyJWS(algorithms=["HS256"])
-_HEADER = {"alg": "HS256", "typ": "JWT"}
 
 
 class Refusal(StrEnum):
@@ -109,18 +105,12 @@ def sign(claims: Mapping[str, Any], pair: KeyPair) -> str:
     return encoded({**claims, "iss": pair.key}, pair.secret)
 
 
-def _secret_bytes(secret: str) -> bytes:
-    # HMAC pads a key shorter than its block with zero bytes (RFC 2104, 2), so this changes no
-    # signature. It keeps PyJWT from warning, at each token, of a server's short secret.
-    return secret.encode().ljust(32, b"\0")
-
-
 def encoded(claims: Mapping[str, Any], secret: str) -> str:
     try:
         data = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
         data = json.dumps(claims, separators=(",", ":")).encode()
-    return _JWS.encode(data, _secret_bytes(secret), algorithm="HS256", headers=_HEADER)
+    return hs256.signed(data, secret.encode())
 
 
 def decoded(token: str, pair: KeyPair) -> dict[str, Any]:
@@ -130,10 +120,10 @@ def decoded(token: str, pair: KeyPair) -> dict[str, Any]:
     if not token.isascii():
         _refuse(Refusal.MALFORMED, "The token is not a JWT.")
     try:
-        data = _JWS.decode(token, _secret_bytes(pair.secret), algorithms=["HS256"])
-    except jwt.InvalidSignatureError:
+        data = hs256.verified(token, pair.secret.encode())
+    except hs256.WrongSignature:
         _refuse(Refusal.WRONG_KEY, "The token is signed with a key that is not the pool's.")
-    except jwt.PyJWTError:
+    except ValueError:
         _refuse(Refusal.MALFORMED, "The token is not a JWT signed with HS256.")
     try:
         claims = _parsed(data)

@@ -8,6 +8,7 @@ from then on bytes go straight through.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -41,16 +42,25 @@ class Answer:
 
 
 class Upstream(asyncio.Protocol):
-    """One connection to a LiveKit server; first it waits for the answer, then it relays."""
+    """
+    One connection to a LiveKit server; first it waits for the answer, then it relays.
 
-    __slots__ = ("_answer", "_buffer", "lost", "relay", "stream", "transport")
+    Attributes:
+        answer: what the server answered, once it has.
+        stream: its direction of the connection, from the answer on.
+        lost: whether the connection is gone.
+    """
 
-    def __init__(self, answer: asyncio.Future[Answer]) -> None:
+    __slots__ = ("_answered", "_buffer", "answer", "lost", "relay", "stream", "transport")
+
+    def __init__(self, answered: Callable[[], None]) -> None:
+        """``answered`` is called when `answer` is there."""
         self.relay: SignalRelay | None = None
         self.stream: FrameStream | None = None
         self.lost = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
-        self._answer: asyncio.Future[Answer] | None = answer
+        self.answer: Answer | None = None
+        self._answered: Callable[[], None] | None = answered
         self._buffer: bytes | None = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,7 +77,7 @@ class Upstream(asyncio.Protocol):
     def attach(self, relay: SignalRelay) -> None:
         """From now on everything goes to ``relay``."""
         self.relay = relay
-        self._answer = self._buffer = None
+        self._answered = self._buffer = self.answer = None
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -84,9 +94,10 @@ class Upstream(asyncio.Protocol):
         if self.relay is not None:
             self.relay.transport.resume_reading()
 
-    def _answered(self, answer: Answer) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+    def _set(self, answer: Answer) -> None:
+        if self._answered is not None and self.answer is None:
+            self.answer = answer
+            self._answered()
 
     def _judge(self, *, ended: bool) -> None:
         """Look whether the answer has arrived whole."""
@@ -94,13 +105,13 @@ class Upstream(asyncio.Protocol):
         end = buffer.find(b"\r\n\r\n")
         if end < 0:
             if ended or len(buffer) > _HEAD_LIMIT:
-                self._answered(Answer(0))
+                self._set(Answer(0))
             return
         head, body = buffer[: end + 4], buffer[end + 4 :]
         try:
             status = int(head.split(b" ", 2)[1])
         except (IndexError, ValueError):
-            self._answered(Answer(0))
+            self._set(Answer(0))
             return
         if status == 101:
             self._judge_first(head, body, ended)
@@ -112,7 +123,7 @@ class Upstream(asyncio.Protocol):
         length = fields.get(b"content-length", b"")
         whole = length.isdigit() and len(body) >= int(length)
         if whole or ended or len(body) > _BODY_LIMIT:
-            self._answered(
+            self._set(
                 Answer(status, body=body, content_type=fields.get(b"content-type", b""))
             )
 
@@ -121,15 +132,15 @@ class Upstream(asyncio.Protocol):
         try:
             pieces = stream.feed(body) if body else []
         except FrameError:
-            self._answered(Answer(0))
+            self._set(Answer(0))
             return
         if isinstance(pieces, bytes) or not any(isinstance(p, Message) for p in pieces):
             # A whole message is not there yet; control frames alone are not an answer.
             if ended:
-                self._answered(Answer(0))
+                self._set(Answer(0))
             return
         self.stream = stream
         self._buffer = None
-        self._answered(Answer(101, head=head, first=tuple(pieces)))
+        self._set(Answer(101, head=head, first=tuple(pieces)))
         # Reading stops until the relay takes over, so that nothing is lost in between.
         self.transport.pause_reading()
