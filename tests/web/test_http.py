@@ -6,10 +6,12 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from livekit_pool.web.http import AT_SHUTDOWN, HttpProtocol
 from tests.web.served import Connection, serving, until
@@ -49,10 +51,22 @@ class App:
 
 
 class Impatient(HttpProtocol):
-    """Waits for nobody."""
+    """Waits for no head."""
 
     head_time = 0.05
+
+
+class ImpatientWithBodies(HttpProtocol):
+    """Waits for no body, and lets the refused take their time."""
+
     body_time = 0.05
+    linger = 1000.0
+
+
+class Small(HttpProtocol):
+    """Takes small heads only."""
+
+    head_size = 200
 
 
 class Upgraded(asyncio.Protocol):
@@ -76,6 +90,14 @@ class Upgraded(asyncio.Protocol):
 @pytest.fixture(autouse=True)
 def _none_made() -> None:
     Upgraded.made = []
+
+
+@pytest.fixture(autouse=True)
+def _no_error_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does is its own fault, not an error here."""
+    yield
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert errors == []
 
 
 @pytest.fixture
@@ -171,17 +193,35 @@ async def test_a_head_that_is_too_large_is_refused(head: bytes) -> None:
         assert status(await served.ask(OK % b"next")) == 200
 
 
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.1\r\nhost: pool\r\n", UPGRADE], ids=["a request", "an upgrade"]
+)
+@pytest.mark.parametrize("behind", [b"", OK % b"behind"], ids=["alone", "with another"])
+async def test_a_head_in_one_packet_is_measured_too(head: bytes, behind: bytes) -> None:
+    app = App()
+    async with serving(app, http=Small, ws=Upgraded) as served:
+        answer = await served.ask(head + b"X-Large: " + b"a" * 200 + b"\r\n\r\n" + behind)
+
+        assert status(answer) == 431
+        assert answer.count(b"HTTP/1.1") == 1
+        assert app.reached == []
+        assert Upgraded.made == []
+
+
 async def test_a_refused_client_that_sends_on_can_still_read_why() -> None:
-    async with serving(App()) as served:
+    app = App()
+    async with serving(app) as served:
         connection = await served.connect()
         connection.writer.write(b"GET /" + b"a" * 1_100_000)
         answer = await connection.until(b"too large.\n")
         for _ in range(16):  # a connection that was reset would fail here
             connection.writer.write(b"a" * 65536)
             await connection.writer.drain()
+        connection.writer.write(b" HTTP/1.1\r\nhost: pool\r\n\r\n")
 
         assert status(answer) == 431
         assert await connection.rest() == b""
+        assert app.reached == []
 
 
 async def test_a_refused_client_that_does_not_close_is_cut_off() -> None:
@@ -207,9 +247,6 @@ async def test_the_query_of_a_large_join_arrives_whole() -> None:
 
 
 async def test_a_body_in_the_same_packet_does_not_count_as_head() -> None:
-    class Small(HttpProtocol):
-        head_size = 100
-
     async with serving(App(), http=Small) as served:
         request = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 5000\r\n\r\n"
 
@@ -220,19 +257,85 @@ UNFINISHED = {
     "a request line": b"GET /rt",
     "a head": b"GET / HTTP/1.1\r\nhost: po",
     "an upgrade": UPGRADE,
-    "a body": b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\n12345",
-    "a chunk": b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
     "a second head": b"GET / HTTP/1.1\r\nhost: pool\r\n\r\nGET / HT",
 }
 
 
 @pytest.mark.parametrize("start", UNFINISHED.values(), ids=UNFINISHED)
-async def test_half_a_request_is_refused_in_time(start: bytes) -> None:
+async def test_half_a_head_is_refused_in_time(start: bytes) -> None:
     async with serving(App(), http=Impatient, ws=Upgraded) as served:
         answer = await served.ask(start)
 
         assert b"HTTP/1.1 408 " in answer
         assert Upgraded.made == []
+
+
+UNFINISHED_BODIES = {
+    "a body": b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\n12345",
+    "a chunk": b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+}
+
+
+@pytest.mark.parametrize("start", UNFINISHED_BODIES.values(), ids=UNFINISHED_BODIES)
+async def test_half_a_body_is_refused_in_time_and_the_application_told(start: bytes) -> None:
+    app = App()
+    async with serving(app, http=ImpatientWithBodies) as served:
+        connection = await served.connect()
+        connection.writer.write(start)
+
+        assert status(await connection.until(b"in time.\n")) == 408
+        await until(app.disconnected.is_set)
+        connection.close()
+
+
+async def test_a_body_that_nobody_waits_for_any_more_is_not_answered_twice() -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(early, http=ImpatientWithBodies, timeout_keep_alive=1000) as served:
+        connection = await served.connect()
+        connection.writer.write(UNFINISHED_BODIES["a body"])
+        await connection.until(b"\r\n\r\n")
+        connection.writer.write(b"67")
+
+        assert await connection.rest() == b""
+
+
+async def test_a_broken_body_is_not_refused_in_the_middle_of_its_answer() -> None:
+    async def eager(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"so far", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serving(eager) as served:
+        connection = await served.connect()
+        connection.writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        await connection.until(b"so far\r\n")
+        connection.writer.write(b"broken\r\n")
+
+        assert await connection.rest() == b""
+
+
+async def test_a_refused_client_may_leave_also_if_its_body_was_not_read() -> None:
+    class Lazy(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            assert scope["type"] == "http"
+            await self.released.wait()
+
+    app = Lazy()
+    async with serving(app, http=ImpatientWithBodies) as served:
+        connection = await served.connect()
+        head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.writer.write(head + b"11170\r\n" + b"b" * 70_000 + b"\r\nbroken\r\n")
+        await connection.until(b"received.\n")
+        connection.close()
+        await until(lambda: not served.server.server_state.connections)
+        app.released.set()
 
 
 async def test_who_sends_nothing_is_hung_up_on() -> None:
@@ -252,14 +355,17 @@ async def test_blank_lines_keep_no_connection_open() -> None:
 
 async def test_the_application_may_take_longer_than_a_head() -> None:
     app = App()
-    async with serving(app, http=Impatient) as served:
+    async with serving(app, http=Impatient, timeout_keep_alive=1000) as served:
         connection = await served.connect()
-        connection.writer.write(OK % b"held")
-        for _ in range(3):  # as long as three heads may take
-            await served.ask(b"GET")
-        app.released.set()
+        for _ in range(2):
+            app.released.clear()
+            connection.writer.write(b"GET /held HTTP/1.1\r\nhost: pool\r\n\r\n")
+            for _ in range(3):  # as long as three heads may take
+                await served.ask(b"GET")
+            app.released.set()
 
-        assert status(await connection.rest()) == 200
+            assert b"connection: close" not in await connection.until(b"0 0")
+        connection.close()
 
 
 async def test_a_body_that_the_application_does_not_read_yet_is_not_late() -> None:
@@ -270,7 +376,11 @@ async def test_a_body_that_the_application_does_not_read_yet_is_not_late() -> No
             await super().__call__(scope, receive, send)
 
     app = Lazy()
-    async with serving(app, http=Impatient) as served:
+
+    class Eager(Impatient):
+        body_time = 0.05
+
+    async with serving(app, http=Eager) as served:
         connection = await served.connect()
         size = 4_000_000  # more than socket buffers hold
         connection.writer.write(
@@ -284,35 +394,69 @@ async def test_a_body_that_the_application_does_not_read_yet_is_not_late() -> No
         assert (await connection.rest()).endswith(b"0 %d" % size)
 
 
-async def test_the_application_hears_that_a_body_will_not_come() -> None:
-    app = App()
-    async with serving(app, http=Impatient) as served:
-        await served.ask(UNFINISHED["a body"])
-        async with asyncio.timeout(10):
-            await app.disconnected.wait()
-
-
 async def pipelined(served: Any, app: App, second: bytes) -> bytes:
     """What comes back for a request that is held, and ``second`` behind it."""
     connection: Connection = await served.connect()
     connection.writer.write(b"GET /held HTTP/1.1\r\nhost: pool\r\n\r\n")
     await until(lambda: app.reached)
     connection.writer.write(second)
-    await served.ask(b"GET")  # so that time passed, and the second one was seen
+    await connection.writer.drain()
+    impatient = served.server.config.http is Impatient
+    await served.ask(b"GET" if impatient else b"garbage\r\n\r\n")  # the second was seen too
     app.released.set()
     return await connection.rest()
 
 
-@pytest.mark.parametrize("second", [b"garbage\r\n\r\n", b"GET / HT", UPGRADE + b"\r\n"])
+BEHIND = {
+    "garbage": b"garbage\r\n\r\n",
+    "half a head": b"GET / HT",
+    "an upgrade": UPGRADE + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("second", BEHIND.values(), ids=BEHIND)
 async def test_a_bad_request_does_not_spoil_the_answer_to_an_earlier_one(second: bytes) -> None:
     app = App()
-    async with serving(app, http=Impatient, ws=Upgraded) as served:
+    async with serving(app, http=Impatient, ws=Upgraded, timeout_keep_alive=1000) as served:
         answer = await pipelined(served, app, second)
 
         assert answer.count(b"HTTP/1.1 ") == 1
         assert status(answer) == 200
         assert answer.endswith(b"0 0")
+        assert app.reached == ["/held"]
         assert Upgraded.made == []
+
+
+async def test_all_earlier_requests_are_answered_before_the_refused_client_is_closed() -> None:
+    app = App()
+    async with serving(app, timeout_keep_alive=1000) as served:
+        second = b"GET /?second HTTP/1.1\r\nhost: pool\r\n\r\n"
+        answer = await pipelined(served, app, second + b"garbage\r\n\r\n")
+
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.endswith(b"6 0")
+
+
+async def test_half_a_request_behind_others_ends_the_connection() -> None:
+    app = App()
+    async with serving(app, timeout_keep_alive=1000) as served:
+        second = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nbroken\r\n"
+
+        assert await pipelined(served, app, second) == b""
+        assert app.reached == ["/held"]
+
+
+async def test_a_refused_client_can_not_make_up_for_it() -> None:
+    app = App()
+    async with serving(app, http=Impatient) as served:
+        connection = await served.connect()
+        connection.writer.write(b"GET / HTTP/1.1\r\nhost: po")
+        assert status(await connection.until(b"in time.\n")) == 408
+        connection.writer.write(b"ol\r\n\r\n")
+        connection.close()
+        await until(lambda: not served.server.server_state.connections)
+
+        assert app.reached == []
 
 
 async def test_an_upgrade_gets_the_whole_head_and_no_clock() -> None:
@@ -403,3 +547,68 @@ async def test_the_application_hears_of_a_stop_while_it_still_answers() -> None:
         served.server.should_exit = True
 
         assert (await connection.rest()).endswith(b"0 0")
+
+
+class Clock:
+    """Stands where the event loop stands, for its clock: turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, asyncio.TimerHandle, Callable[[], None]]] = []
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(0, lambda: None, (), asyncio.get_running_loop())
+        self.timers.append((self.now + seconds, handle, callback))
+        return handle
+
+    def create_task(self, *args: Any) -> Any:
+        return asyncio.get_running_loop().create_task(*args)
+
+    def turn(self, seconds: float) -> None:
+        self.now += seconds
+        due = [timer for timer in self.timers if timer[0] <= self.now]
+        self.timers = [timer for timer in self.timers if timer[0] > self.now]
+        for _, handle, callback in due:
+            if not handle.cancelled():
+                callback()
+
+
+class Wire(asyncio.Transport):
+    """A connection without a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+async def test_each_of_two_heads_has_its_own_time() -> None:
+    clock, wire = Clock(), Wire()
+    config = uvicorn.Config(App(), log_config=None, ws="none", timeout_keep_alive=1000)
+    protocol = HttpProtocol(config, ServerState(), {}, cast(asyncio.AbstractEventLoop, clock))
+    protocol.connection_made(wire)
+    clock.turn(5)
+    protocol.data_received(b"GET / HT")
+    clock.turn(4.9)  # 10 s from the beginning of the connection are not over
+    protocol.data_received(b"TP/1.1\r\n\r\nGET /")  # here the second one begins
+    await until(lambda: wire.written)
+    clock.turn(9.9)
+
+    assert wire.written.count(b"HTTP/1.1 ") == 1
+    assert not wire.closed
+
+    clock.turn(0.2)
+
+    assert wire.written.count(b"HTTP/1.1 408") == 1

@@ -225,10 +225,13 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.more_body:
             cycle.keep_alive = False  # earlier requests get their answers; then uvicorn closes
             return
-        if cycle is not None:  # it was being read, and will not be complete
+        if self.pipeline:
+            self.transport.close()  # half a request behind others: not worth their answers
+            return
+        if cycle is not None:  # it will not be complete
             cycle.disconnected = True
             cycle.message_event.set()
-        if cycle is None or not (cycle.response_started or self.pipeline):
+        if cycle is None or not cycle.response_started:
             self.transport.write(self._line(status, sentence))
         if self.transport.is_closing():
             return
