@@ -161,6 +161,8 @@ def test_a_close_frame_is_handed_over_in_both_directions() -> None:
         (encode(b"", 3, MASK), True, 1002),  # reserved opcode
         (encode(b"x", 0, MASK), True, 1002),  # continues nothing
         (encode(b"x" * 126, 9, MASK), True, 1002),  # a ping that is too long
+        (encode(b"x" * 126, 8, MASK), True, 1002),  # so is this close
+        (encode(b"\x0a", mask=MASK).replace(b"\x82", b"\x02") * 2, True, 1002),  # one in another
         (b"\x82\xff" + b"\xff" * 8 + MASK, True, 1002),  # a length of -1
     ],
 )
