@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from .core.actions import Announce
@@ -81,6 +81,7 @@ class Rooms:
         self._learned: dict[int, float] = {}  # active_since -> monotonic time this process heard of it
         self._moved_at: dict[str, float] = {}  # rooms that moved lately, by monotonic time
         self._writes: asyncio.Queue[tuple[str, Room]] = asyncio.Queue()
+        self._listeners: list[Callable[[str], None]] = []
         driver.sessions = self.sessions
         driver.listen(self._announced)
         driver.listen_health(self._health_changed)
@@ -90,6 +91,10 @@ class Rooms:
         """Begin to renew and to write; the driver must be running."""
         self._driver.spawn(self._renew())
         self._driver.spawn(self._write())
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener`` with the name of each room that moved with joins of it under way."""
+        self._listeners.append(listener)
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -118,6 +123,10 @@ class Rooms:
         driver = self._driver
         while True:
             document = await driver.fresh()
+            room = self._rooms.get(name)
+            if room is not None and room.sessions and room.placement is not None:
+                # It is followed: whoever joins confirms it at the end, with the store.
+                return await self._moved_if_due(room.placement)
             server = document.active_server
             if prefer is not None and driver.joinable(prefer):
                 server = prefer
@@ -128,20 +137,30 @@ class Rooms:
             if answer.revision > driver.document.revision:
                 await driver.reload()
             self._learn(answer)
-            if not self._outdated(answer):
-                return answer
-            room = self._rooms.get(name)
-            if driver.joinable(answer.server) and not self._due(name, room):
-                return answer
-            moved = await self._move(name, force=not driver.joinable(answer.server))
-            if isinstance(moved, Settling):
-                return moved.placement
-            return moved
+            return await self._moved_if_due(answer)
 
-    def known(self, name: str) -> Placement | None:
-        """The newest placement of ``name`` that this process heard of, if it has the room."""
-        room = self._rooms.get(name)
-        return room.placement if room is not None else None
+    async def holds(self, placement: Placement) -> bool:
+        """
+        Whether a join under way may still go by ``placement``; moves its room where that is due.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        room = self._rooms.get(placement.room)
+        known = room.placement if room is not None else None
+        if known is not None and known.revision > placement.revision and known != placement:
+            return False
+        return await self._moved_if_due(placement) == placement
+
+    async def _moved_if_due(self, placement: Placement) -> Placement:
+        """Where the room of ``placement`` is, after the move that is due, if one is."""
+        if not self._outdated(placement):
+            return placement
+        name, down = placement.room, not self._driver.joinable(placement.server)
+        if not down and not self._due(name, self._rooms.get(name)):
+            return placement
+        moved = await self._move(name, force=down)
+        return moved.placement if isinstance(moved, Settling) else moved
 
     def on_the_move(self, name: str) -> bool:
         """Whether ``name`` moved so lately that some of its participants may not be back yet."""
@@ -202,6 +221,7 @@ class Rooms:
             yield room
         finally:
             room.joining -= 1
+            self._note_settled(room)
             self._forget_if_empty(room)
 
     async def confirm(self, room: Room, placement: Placement, settling: float) -> bool:
@@ -211,9 +231,13 @@ class Rooms:
         Raises:
             StoreError: the store does not answer.
         """
+        if not await self.holds(placement):
+            return False
         until = self._driver.now() + settling
         now_there = await self._store.confirm(placement, self._driver.process, until)
-        if now_there is not None:
+        if now_there is None:
+            room.placement = None  # it lapsed: the room is to be placed anew
+        else:
             self._learn(now_there)
             room.held = True
         return now_there == placement and not (
@@ -225,8 +249,6 @@ class Rooms:
         room.sessions.add(session)
         if unsettled:
             room.unsettled += 1
-        else:
-            self._writes.put_nowait(("settled", room))
         self._follow(room)
 
     def settled(self, room: Room, session: Session) -> None:
@@ -245,7 +267,10 @@ class Rooms:
 
     def _less_unsettled(self, room: Room) -> None:
         room.unsettled -= 1
-        if not room.unsettled and not room.joining:
+        self._note_settled(room)
+
+    def _note_settled(self, room: Room) -> None:
+        if room.held and room.sessions and not room.unsettled and not room.joining:
             self._writes.put_nowait(("settled", room))
 
     def _forget_if_empty(self, room: Room) -> None:
@@ -263,9 +288,12 @@ class Rooms:
             what, room = await self._writes.get()
             with contextlib.suppress(StoreError):
                 if what == "settled":
-                    if not room.unsettled:
+                    # A join under way may be confirmed already: it writes this when it is over.
+                    if not room.unsettled and not room.joining:
                         await self._store.settled(room.name, self._driver.process)
-                elif room.name not in self._rooms:
+                elif (again := self._rooms.get(room.name)) is not None:
+                    again.held = True
+                else:
                     await self._store.release(room.name, self._driver.process)
 
     async def _renew(self) -> None:
@@ -289,9 +317,9 @@ class Rooms:
             self._follow(room)
 
     def _health_changed(self, server: str) -> None:
+        # Also rooms that are elsewhere by now: some of their sessions may still be on it.
         for room in self:
-            if room.placement is not None and room.placement.server == server:
-                self._follow(room)
+            self._follow(room)
 
     def _heard(self, placement: Placement | None) -> None:
         """A placement moved, says the store; None: any may have."""
@@ -311,10 +339,14 @@ class Rooms:
         room = self._rooms.get(placement.room)
         if room is None:
             return
-        if room.placement is None or placement.revision >= room.placement.revision:
+        former = room.placement
+        if former is None or placement.revision >= former.revision:
             room.placement = placement
             self._tell(room)
             self._follow(room)
+            if room.joining and former is not None and former.server != placement.server:
+                for listener in self._listeners:
+                    listener(room.name)
 
     def _tell(self, room: Room) -> None:
         placement = room.placement

@@ -84,6 +84,11 @@ class Inquiry:
         self._retry: asyncio.Future[None] | None = None
         """Done when something changed that may make the attempt under way pointless."""
 
+    @property
+    def room(self) -> str:
+        """Name of the room that the client asks for; to be asked once it waits."""
+        return self._claims.room
+
     def poke(self) -> None:
         """A server's health, a placement or the document changed: look again."""
         if self._retry is not None and not self._retry.done():
@@ -147,15 +152,9 @@ class Inquiry:
 
     async def _changed(self, longest: float) -> None:
         """Wait until something changed, ``longest`` seconds at most."""
-        self._retry = self._gateway.loop.create_future()
-        self._gateway.waiting.add(self)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(longest):
-                    await self._retry
-        finally:
-            self._gateway.waiting.discard(self)
-            self._retry = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._poked()
 
     async def _attempt(self, room: Room, placement: Placement) -> bool:
         """Try ``placement``; whether the client has been answered."""
@@ -181,13 +180,12 @@ class Inquiry:
         """
         gateway, pool = self._gateway, self._gateway.pool
         server = pool.servers[placement.server]
-        waiter: asyncio.Future[Answer] = gateway.loop.create_future()
         upstream: Upstream | None = None
-        done = False
+        answer: Answer | None = None
         try:
             async with asyncio.timeout(_CONNECT):
                 _, upstream = await gateway.loop.create_connection(
-                    lambda: Upstream(waiter),
+                    lambda: Upstream(self.poke),
                     server.host,
                     server.port,
                     ssl=gateway.tls if server.secure else None,
@@ -196,12 +194,11 @@ class Inquiry:
             upstream.transport.write(
                 self._request.upstream(server, token, self._client, gateway.lineage)
             )
-            while not waiter.done():
-                await self._answered_or_changed(waiter)
-                if not waiter.done() and not self._still_right(placement):
+            while (answer := upstream.answer) is None:
+                await self._poked()
+                if upstream.answer is None and not await self._still_right(placement):
                     return None, Answer(0)
-            done = True
-            return upstream, waiter.result()
+            return upstream, answer
         except TimeoutError:
             if gateway.loop.time() >= self._deadline:
                 raise
@@ -209,25 +206,24 @@ class Inquiry:
         except OSError as error:
             self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
         finally:
-            if not done and upstream is not None:
+            if answer is None and upstream is not None:
                 upstream.transport.abort()
         await self._changed(_VERDICT)
         return None, Answer(0)
 
-    async def _answered_or_changed(self, waiter: asyncio.Future[Answer]) -> None:
+    async def _poked(self) -> None:
+        """Wait until something changed: the server answered, say, or is down."""
         self._retry = self._gateway.loop.create_future()
         self._gateway.waiting.add(self)
         try:
-            await asyncio.wait((waiter, self._retry), return_when=asyncio.FIRST_COMPLETED)
+            await self._retry
         finally:
             self._gateway.waiting.discard(self)
             self._retry = None
 
-    def _still_right(self, placement: Placement) -> bool:
+    async def _still_right(self, placement: Placement) -> bool:
         pool = self._gateway.pool
-        known = pool.rooms.known(placement.room)
-        moved = known is not None and known.revision > placement.revision
-        return pool.joinable(placement.server) and not (moved and known != placement)
+        return pool.joinable(placement.server) and await pool.rooms.holds(placement)
 
     def _fault(self, placement: Placement, kind: Cause, detail: str) -> None:
         self._gateway.pool.fault(
@@ -250,11 +246,11 @@ class Inquiry:
             # We signed that token: it is the server that does not know our key.
             self._fault(placement, Cause.DOWN, f"refused the pool's token with status {status}")
             await self._changed(_VERDICT)
-            return self._give_up_on(placement, f"server answered {status} to the pool")
+            return await self._give_up_on(placement, f"server answered {status} to the pool")
         if status in _SERVER_TROUBLE:
             self._fault(placement, Cause.DOWN, f"refused a join with status {status}")
             await self._changed(_VERDICT)
-            return self._give_up_on(placement, answer.body.decode("utf-8", "replace"))
+            return await self._give_up_on(placement, answer.body.decode("utf-8", "replace"))
         if request.query.resume:
             self._door.answer_leave(request)
             return True
@@ -267,9 +263,9 @@ class Inquiry:
             self._door.refuse(status, answer.body.decode("utf-8", "replace"))
         return True
 
-    def _give_up_on(self, placement: Placement, text: str) -> bool:
+    async def _give_up_on(self, placement: Placement, text: str) -> bool:
         """After a refusal and a wait: try again if something changed, else tell the client."""
-        if not self._still_right(placement):
+        if not await self._still_right(placement):
             return False
         if self._request.query.resume:
             self._door.answer_leave(self._request)

@@ -64,6 +64,7 @@ class Gateway:
         self._connections: set[Any] | None = None
         pool.driver.listen(self._announced)
         pool.driver.listen_health(lambda server: self._poke())
+        pool.rooms.listen(self._poke)
 
     def __repr__(self) -> str:
         return (
@@ -137,9 +138,11 @@ class Gateway:
     def _announced(self, announce: Announce) -> None:
         self._poke()
 
-    def _poke(self) -> None:
-        for admission in list(self.waiting):
-            admission.poke()
+    def _poke(self, room: str | None = None) -> None:
+        """Let inquiries look again: all, or those about ``room``."""
+        for inquiry in list(self.waiting):
+            if room is None or inquiry.room == room:
+                inquiry.poke()
 
     def _sweep_soon(self) -> None:
         if self._sweeping is None:

@@ -1,0 +1,768 @@
+"""Rooms: where joins go, when rooms move, who is told; on a clock that the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import livekit_pool.rooms
+from livekit_pool.core.actions import Announce
+from livekit_pool.core.document import Cause, Document, new_document, rotated
+from livekit_pool.driver import Driver
+from livekit_pool.exceptions import StoreUnavailable
+from livekit_pool.rooms import Room, Rooms
+from livekit_pool.stores.base import Changed, Moved, Placement, ProcessRow, Settling, Stale
+from livekit_pool.stores.memory import MemoryStore
+from tests.turned_clock import run
+
+NAMES = ("red", "green", "blue")
+
+
+class FakeDriver:
+    """
+    What `Rooms` uses of a driver.
+
+    Attributes:
+        down: servers that are confirmed down, as far as this process knows.
+    """
+
+    def __init__(self, store: MemoryStore, process: str) -> None:
+        self.store = store
+        self.process = process
+        self.down: set[str] = set()
+        self.sessions: Callable[[], Mapping[str, int]] = dict
+        self.document: Document = None  # type: ignore[assignment]  # until it is loaded
+        self._has_document = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[Announce], None]] = []
+        self._health: list[Callable[[str], None]] = []
+        self._moves: list[Callable[[Placement | None], None]] = []
+
+    def listen(self, listener: Callable[[Announce], None]) -> None:
+        self._listeners.append(listener)
+
+    def listen_health(self, listener: Callable[[str], None]) -> None:
+        self._health.append(listener)
+
+    def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
+        self._moves.append(listener)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        return task
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def joinable(self, server: str) -> bool:
+        return server in NAMES and server not in self.down
+
+    async def fresh(self, revision: int = 0) -> Document:
+        return self.document
+
+    async def reload(self) -> Document:
+        document = (await self.store.load()).document
+        assert document is not None
+        if not self._has_document or document.revision > self.document.revision:
+            self._has_document = True
+            self.document = document
+            for listener in self._listeners:
+                listener(Announce(document=document, rotation=None))
+        return document
+
+    # -- what the tests do with it --
+
+    def hear(self) -> None:
+        """Follow the store from now on; without this the process hears late of everything."""
+        self.spawn(self._watch())
+
+    async def _watch(self) -> None:
+        async for notice in self.store.watch():
+            match notice:
+                case Changed():
+                    await self.reload()
+                case Moved(placement=placement):
+                    self.tell_moved(placement)
+
+    def tell_moved(self, placement: Placement | None) -> None:
+        for listener in self._moves:
+            listener(placement)
+
+    def goes_down(self, server: str) -> None:
+        self.down.add(server)
+        for listener in self._health:
+            listener(server)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert [error for error in ended if isinstance(error, Exception)] == []
+
+
+class FakeSession:
+    """A session; ``moves`` is where it was told to go."""
+
+    def __init__(self, process: Process, room: Room, server: str) -> None:
+        self.server = server
+        self.settled = False
+        self.moves: list[Placement] = []
+        self._rooms = process.rooms
+        self._room = room
+        self._there = True
+
+    def move(self, placement: Placement) -> None:
+        self.moves.append(placement)
+        self.leave()
+
+    def becomes_settled(self) -> None:
+        self.settled = True
+        if self._there:
+            self._rooms.settled(self._room, self)
+
+    def leave(self) -> None:
+        assert self._there, "told twice"
+        self._there = False
+        self._rooms.remove(self._room, self, unsettled=not self.settled)
+
+
+class Process:
+    """One process of the pool."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        self.name = name
+        self.driver = FakeDriver(store, name)
+        self.rooms = Rooms(cast(Driver, self.driver))
+
+    async def start(self) -> None:
+        await self.driver.reload()
+        await self.beat()
+        self.driver.hear()
+        self.rooms.start()
+        self.driver.spawn(self._beats())
+
+    async def join(self, name: str, prefer: str | None = None) -> FakeSession:
+        """A session in room ``name``, admitted as the gateway does it."""
+        with self.rooms.joining(name) as room:
+            while True:
+                placement = await self.rooms.resolve(name, prefer)
+                if await self.rooms.confirm(room, placement, 10.0):
+                    break
+            session = FakeSession(self, room, placement.server)
+            self.rooms.add(room, session, unsettled=True)
+            return session
+
+    async def join_settled(self, name: str) -> FakeSession:
+        """The same, and it is settled."""
+        session = await self.join(name)
+        session.becomes_settled()
+        await asyncio.sleep(0.1)
+        return session
+
+    async def beat(self) -> None:
+        row = ProcessRow(process=self.name, host="here", started=0, names=NAMES, fingerprint="")
+        await self.driver.store.beat(row)
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(2)
+            await self.beat()
+
+
+class Setting:
+    """A store, and processes a and b, which follow it."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.a = Process(store, "a")
+        self.b = Process(store, "b")
+
+    async def rotate(self, to: str, *, window: float = 0.0) -> int:
+        """Make another server the active one; the new revision."""
+        document = (await self.store.load()).document
+        assert document is not None
+        changed, rotation = rotated(
+            document,
+            to=to,
+            names=NAMES,
+            cause=Cause.MANUAL,
+            reason="",
+            actor="",
+            now=0.0,
+            window=window,
+        )
+        await self.store.swap(document.revision, changed, f"to-{changed.revision}", rotation)
+        return changed.revision
+
+    async def server(self, room: str = "standup") -> str | None:
+        """Where the store has ``room``."""
+        placement = await self.store.placement(room)
+        return placement.server if placement else None
+
+
+@contextlib.asynccontextmanager
+async def setting(
+    monkeypatch: pytest.MonkeyPatch, store: type[MemoryStore] = MemoryStore
+) -> AsyncIterator[Setting]:
+    """Two processes of a pool whose active server is red, at revision 1."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(livekit_pool.rooms, "time", SimpleNamespace(monotonic=loop.time))
+    async with store(clock=loop.time) as opened:
+        document = new_document(lineage="one", names=NAMES, actor="", now=0.0)
+        await opened.create(document, "create")
+        pool = Setting(opened)
+        await pool.a.start()
+        await pool.b.start()
+        await asyncio.sleep(0.1)
+        try:
+            yield pool
+        finally:
+            await pool.a.driver.stop()
+            await pool.b.driver.stop()
+
+
+def scene(
+    store: type[MemoryStore] = MemoryStore,
+) -> Callable[[Callable[[Setting], Awaitable[None]]], Callable[[pytest.MonkeyPatch], None]]:
+    """Play a test in a `setting`, on a clock of its own."""
+
+    def plays(
+        test: Callable[[Setting], Awaitable[None]],
+    ) -> Callable[[pytest.MonkeyPatch], None]:
+        def played(monkeypatch: pytest.MonkeyPatch) -> None:
+            async def play() -> None:
+                async with setting(monkeypatch, store) as pool:
+                    await test(pool)
+
+            run(play())
+
+        played.__name__, played.__doc__ = getattr(test, "__name__", ""), test.__doc__
+        return played
+
+    return plays
+
+
+# ---- where a join goes --------------------------------------------------------------------------
+
+
+@scene()
+async def test_a_new_room_is_placed_on_the_active_server(pool: Setting) -> None:
+    assert await pool.a.rooms.resolve("standup") == Placement(
+        room="standup", server="red", revision=1
+    )
+
+
+@scene()
+async def test_a_join_goes_where_the_placement_says(pool: Setting) -> None:
+    await pool.store.place("standup", "blue", 1)
+    assert (await pool.b.join("standup")).server == "blue"
+
+
+@scene()
+async def test_who_returns_to_a_room_without_placement_goes_to_where_it_comes_from(
+    pool: Setting,
+) -> None:
+    assert (await pool.a.join("lost", prefer="green")).server == "green"
+    assert (await pool.b.join("lost", prefer="blue")).server == "green"
+
+
+@scene()
+async def test_who_returns_from_a_dead_or_unknown_server_goes_to_the_active_one(
+    pool: Setting,
+) -> None:
+    pool.a.driver.goes_down("green")
+    assert (await pool.a.join("lost", prefer="green")).server == "red"
+    assert (await pool.a.join("strange", prefer="no longer ours")).server == "red"
+
+
+class UnheardStore(MemoryStore):
+    """Tells nobody of anything, as a slow watch does."""
+
+    def watch(self) -> AsyncIterator[Any]:
+        async def silent() -> AsyncIterator[Any]:
+            await asyncio.sleep(1e6)
+            yield
+
+        return silent()
+
+
+@scene(UnheardStore)
+async def test_a_process_that_has_not_heard_places_nothing_on_the_old_server(
+    pool: Setting,
+) -> None:
+    await pool.rotate("green")
+    assert isinstance(await pool.store.place("new", "red", 1), Stale)
+    assert pool.a.driver.document.active_server == "red"
+    assert (await pool.a.join("new")).server == "green"
+    assert pool.a.driver.document.revision == 2
+
+
+@scene(UnheardStore)
+async def test_a_placement_newer_than_the_document_is_a_reason_to_read(pool: Setting) -> None:
+    await pool.rotate("green")
+    await pool.store.move("standup", "green", 2, "b")
+    assert (await pool.a.join("standup")).server == "green"
+    assert pool.a.driver.document.revision == 2
+
+
+@scene(UnheardStore)
+async def test_an_answer_does_not_count_if_the_room_moved_unheard(pool: Setting) -> None:
+    with pool.a.rooms.joining("standup") as room:
+        placement = await pool.a.rooms.resolve("standup")
+        await pool.rotate("green")
+        await pool.store.move("standup", "green", 2, "b")
+
+        assert not await pool.a.rooms.confirm(room, placement, 10.0)
+        assert (await pool.a.rooms.resolve("standup")).server == "green"
+
+
+@scene()
+async def test_a_join_under_way_moves_its_room_itself(pool: Setting) -> None:
+    with pool.a.rooms.joining("standup") as room:
+        placement = await pool.a.rooms.resolve("standup")
+        await pool.rotate("green")
+        await asyncio.sleep(0.1)
+
+        assert not await pool.a.rooms.holds(placement)
+        assert not await pool.a.rooms.confirm(room, placement, 10.0)
+        assert await pool.server() == "green"
+
+
+@scene()
+async def test_a_join_under_way_hears_that_its_room_moved(pool: Setting) -> None:
+    heard: list[str] = []
+    pool.a.rooms.listen(heard.append)
+    settled = await pool.b.join_settled("standup")
+    with pool.a.rooms.joining("standup"), pool.a.rooms.joining("other"):
+        placement = await pool.a.rooms.resolve("standup")
+        await pool.rotate("green")
+        await asyncio.sleep(0.1)
+
+        assert settled.moves
+        assert heard == ["standup"]
+        assert not await pool.a.rooms.holds(placement)
+
+
+@scene()
+async def test_a_room_moves_for_a_join_although_nobody_is_in_it(pool: Setting) -> None:
+    (await pool.a.join_settled("standup")).leave()
+    await pool.rotate("green")
+    assert await pool.server() == "red"
+    assert (await pool.b.join("standup")).server == "green"
+
+
+# ---- who is told, and when ----------------------------------------------------------------------
+
+
+@scene()
+async def test_settled_sessions_are_told_at_once_by_whichever_process(pool: Setting) -> None:
+    first = await pool.a.join_settled("standup")
+    second = await pool.b.join_settled("standup")
+
+    revision = await pool.rotate("green")
+    await asyncio.sleep(0.1)
+
+    there = Placement(room="standup", server="green", revision=revision)
+    assert first.moves == second.moves == [there]
+    assert await pool.store.placement("standup") == there
+    assert pool.a.rooms.sessions() == pool.b.rooms.sessions() == {}
+
+
+@scene()
+async def test_a_session_is_told_when_it_is_settled_and_its_room_waits_for_it(
+    pool: Setting,
+) -> None:
+    settled = await pool.a.join_settled("standup")
+    new = await pool.a.join("standup")
+
+    await pool.rotate("green")
+    await asyncio.sleep(3)
+    assert settled.moves == new.moves == []
+    newer = await pool.a.join("standup")
+    assert newer.server == "red"
+
+    new.becomes_settled()
+    await asyncio.sleep(0.3)
+    assert settled.moves == new.moves == []
+    newer.becomes_settled()
+    await asyncio.sleep(0.3)
+    assert [len(session.moves) for session in (settled, new, newer)] == [1, 1, 1]
+
+
+@scene()
+async def test_another_process_that_has_unsettled_sessions_delays_the_move(
+    pool: Setting,
+) -> None:
+    settled = await pool.a.join_settled("standup")
+    new = await pool.b.join("standup")
+
+    await pool.rotate("green")
+    await asyncio.sleep(3)
+    assert await pool.server() == "red"
+    assert settled.moves == []
+
+    new.becomes_settled()
+    await asyncio.sleep(0.3)
+    assert await pool.server() == "green"
+    assert len(settled.moves) == len(new.moves) == 1
+
+
+@scene()
+async def test_a_join_does_not_move_a_room_that_another_process_has_unsettled_sessions_in(
+    pool: Setting,
+) -> None:
+    await pool.b.join("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(1)
+    assert (await pool.a.join("standup")).server == "red"
+
+
+@scene()
+async def test_a_dead_process_delays_nothing(pool: Setting) -> None:
+    settled = await pool.a.join_settled("standup")
+    await pool.b.driver.stop()
+    await pool.store.confirm(Placement(room="standup", server="red", revision=1), "b", 1000.0)
+    await asyncio.sleep(6.1)
+
+    await pool.rotate("green")
+    await asyncio.sleep(0.3)
+
+    assert len(settled.moves) == 1
+
+
+@scene()
+async def test_no_room_waits_longer_than_ten_seconds(pool: Setting) -> None:
+    settled = await pool.a.join_settled("standup")
+    new = await pool.b.join("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(5)
+    newer = await pool.b.join("standup")
+    assert newer.server == "red"
+    await asyncio.sleep(4.9)
+    assert await pool.server() == "red"
+
+    await asyncio.sleep(0.3)
+
+    assert await pool.server() == "green"
+    assert len(settled.moves) == 1
+    # While their server lives they are told when they are settled, and not before.
+    assert new.moves == newer.moves == []
+    newer.becomes_settled()
+    assert len(newer.moves) == 1
+    assert (await pool.b.join("standup")).server == "green"
+
+
+@scene()
+async def test_a_dead_server_is_left_by_everybody_at_once(pool: Setting) -> None:
+    new = [await pool.a.join("standup"), await pool.b.join("standup")]
+    for process in (pool.a, pool.b):
+        process.driver.goes_down("red")
+    await pool.rotate("green")
+    await asyncio.sleep(0.1)
+    assert [len(session.moves) for session in new] == [1, 1]
+    assert (await pool.a.join("standup")).server == "green"
+
+
+@scene()
+async def test_who_is_not_settled_is_told_when_the_old_server_dies_after_the_move(
+    pool: Setting,
+) -> None:
+    new = await pool.b.join("standup")
+    pool.a.driver.goes_down("red")
+    await pool.rotate("green")
+    await pool.a.join("standup")
+    await asyncio.sleep(0.1)
+    assert await pool.server() == "green"
+    assert new.moves == []
+
+    # Only now does its own process know.
+    pool.b.driver.goes_down("red")
+
+    assert len(new.moves) == 1
+
+
+@scene()
+async def test_rotations_meanwhile_are_merged(pool: Setting) -> None:
+    new = await pool.a.join("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(0.3)
+    last = await pool.rotate("blue")
+    await asyncio.sleep(0.3)
+    assert await pool.server() == "red"
+
+    new.becomes_settled()
+    await asyncio.sleep(0.2)
+
+    assert new.moves == [Placement(room="standup", server="blue", revision=last)]
+
+
+@scene()
+async def test_nobody_is_told_if_the_room_need_not_move_after_all(pool: Setting) -> None:
+    settled = await pool.b.join_settled("standup")
+    new = await pool.a.join("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(0.3)
+    await pool.rotate("red")
+    await asyncio.sleep(0.3)
+    new.becomes_settled()
+
+    await asyncio.sleep(15)
+
+    assert settled.moves == new.moves == []
+    assert await pool.store.placement("standup") == Placement(
+        room="standup", server="red", revision=1
+    )
+    assert (await pool.b.join("standup")).server == "red"
+
+
+@scene()
+async def test_there_and_back_is_a_new_placement(pool: Setting) -> None:
+    first = await pool.a.join_settled("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(0.1)
+    assert len(first.moves) == 1
+    back = await pool.rotate("red")
+    await asyncio.sleep(0.1)
+
+    returned = await pool.a.join("standup")
+
+    assert returned.server == "red"
+    assert await pool.store.placement("standup") == Placement(
+        room="standup", server="red", revision=back
+    )
+    await asyncio.sleep(1)
+    assert returned.moves == []
+
+
+@scene(UnheardStore)
+async def test_a_gap_in_the_news_is_filled_by_reading(pool: Setting) -> None:
+    settled = await pool.a.join_settled("standup")
+    await pool.rotate("green")
+    await pool.store.move("standup", "green", 2, "b")
+    await asyncio.sleep(1)
+    assert settled.moves == []
+
+    pool.a.driver.tell_moved(None)
+    await asyncio.sleep(0.1)
+
+    assert len(settled.moves) == 1
+
+
+@scene(UnheardStore)
+async def test_old_news_moves_nobody_back(pool: Setting) -> None:
+    await pool.rotate("green")
+    session = await pool.a.join("standup")
+    assert session.server == "green"
+    session.becomes_settled()
+
+    pool.a.driver.tell_moved(Placement(room="standup", server="red", revision=1))
+
+    assert session.moves == []
+
+
+class BusyStore(MemoryStore):
+    """Refuses the first two moves."""
+
+    refusals = 2
+
+    async def move(
+        self, room: str, server: str, revision: int, process: str, *, force: bool = False
+    ) -> Placement | Settling:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable("busy")
+        return await super().move(room, server, revision, process, force=force)
+
+
+@scene(BusyStore)
+async def test_a_move_that_the_store_refuses_is_tried_again(pool: Setting) -> None:
+    settled = await pool.a.join_settled("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(2)
+    assert len(settled.moves) == 1
+
+
+# ---- pacing -------------------------------------------------------------------------------------
+
+WINDOW = 20.0
+
+
+def offset(room: str, since: int) -> float:
+    """When, in seconds after the news, design section 6 has a room move: blake2 of both."""
+    digest = hashlib.blake2b(f"{since}:{room}".encode(), digest_size=8).digest()
+    return WINDOW * int.from_bytes(digest, "big") / 2**64
+
+
+@scene()
+async def test_rooms_move_one_after_the_other_within_the_window(pool: Setting) -> None:
+    names = [f"room{number}" for number in range(40)]
+    sessions = {name: await pool.a.join_settled(name) for name in names}
+    since = await pool.rotate("green", window=WINDOW)
+    loop = asyncio.get_running_loop()
+    begun, moved = loop.time(), dict[str, float]()
+    while len(moved) < len(names):
+        assert loop.time() - begun <= WINDOW + 0.1, "some never move"
+        for name in names:
+            if sessions[name].moves and name not in moved:
+                moved[name] = loop.time() - begun
+        await asyncio.sleep(0.01)
+
+    assert moved == {name: pytest.approx(offset(name, since), abs=0.05) for name in names}
+    # Spread, not bunched: the formula above is not all that keeps them apart.
+    assert sum(at < WINDOW / 2 for at in moved.values()) in range(10, 31)
+
+
+@scene()
+async def test_a_join_moves_a_room_whose_moment_has_passed_and_no_other(pool: Setting) -> None:
+    for name in ("one", "two"):
+        (await pool.a.join_settled(name)).leave()
+    since = await pool.rotate("green", window=WINDOW)
+    await asyncio.sleep(0)
+    early, late = sorted(("one", "two"), key=lambda name: offset(name, since))
+    await asyncio.sleep((offset(early, since) + offset(late, since)) / 2)
+
+    assert (await pool.b.join(early)).server == "green"
+    assert (await pool.b.join(late)).server == "red"
+
+
+@scene()
+async def test_a_dead_server_is_left_without_pacing(pool: Setting) -> None:
+    sessions = [await pool.a.join_settled(f"room{number}") for number in range(10)]
+    pool.a.driver.goes_down("red")
+    await pool.rotate("green", window=WINDOW)
+    await asyncio.sleep(0.3)
+    assert all(session.moves for session in sessions)
+
+
+# ---- what the store is told ---------------------------------------------------------------------
+
+
+async def settling(pool: Setting, by: str, room: str = "standup") -> bool:
+    """Whether the store would make another process than ``by`` wait for its sessions."""
+    answer = await pool.store.move(room, "blue", 1_000_000, "somebody else")
+    return isinstance(answer, Settling)
+
+
+@scene()
+async def test_the_store_knows_when_the_last_session_is_settled(pool: Setting) -> None:
+    first = await pool.a.join("standup")
+    second = await pool.a.join("standup")
+    first.becomes_settled()
+    await asyncio.sleep(0.1)
+    assert await settling(pool, "a")
+    second.becomes_settled()
+    await asyncio.sleep(0.1)
+    assert not await settling(pool, "a")
+
+
+@scene()
+async def test_the_store_knows_when_the_last_unsettled_session_is_over(pool: Setting) -> None:
+    await pool.a.join_settled("standup")
+    new = await pool.a.join("standup")
+    await asyncio.sleep(0.1)
+    assert await settling(pool, "a")
+    new.leave()
+    await asyncio.sleep(0.1)
+    assert not await settling(pool, "a")
+
+
+@scene()
+async def test_a_join_that_fails_keeps_no_room_settling(pool: Setting) -> None:
+    session = await pool.a.join("standup")
+    with pool.a.rooms.joining("standup"):
+        session.becomes_settled()
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)
+    assert not await settling(pool, "a")
+
+
+class SlowStore(MemoryStore):
+    """Takes a second to note that a room is settled, and does it at the end of that."""
+
+    async def settled(self, room: str, process: str) -> None:
+        await asyncio.sleep(1)
+        await super().settled(room, process)
+
+
+@scene(SlowStore)
+async def test_a_room_is_not_called_settled_after_a_new_join_was_confirmed(
+    pool: Setting,
+) -> None:
+    busy = await pool.a.join("busy")
+    session = await pool.a.join("standup")
+    busy.becomes_settled()  # keeps the writer busy for a second
+    session.becomes_settled()
+    await asyncio.sleep(0.5)
+    with pool.a.rooms.joining("standup") as room:
+        placement = await pool.a.rooms.resolve("standup")
+        await asyncio.sleep(1)  # for the server's answer; the writer comes to this room
+        assert await pool.a.rooms.confirm(room, placement, 10.0)
+        new = FakeSession(pool.a, room, placement.server)
+        pool.a.rooms.add(room, new, unsettled=True)
+    await asyncio.sleep(3)
+    assert await settling(pool, "a")
+
+
+@scene()
+async def test_a_room_is_released_when_its_last_session_is_over(pool: Setting) -> None:
+    first, second = await pool.a.join_settled("standup"), await pool.a.join_settled("standup")
+    assert await pool.store.rooms() == {"red": 1}
+    assert pool.a.rooms.sessions() == {"red": 2}
+    first.leave()
+    await asyncio.sleep(0.1)
+    assert await pool.store.rooms() == {"red": 1}
+    second.leave()
+    await asyncio.sleep(0.1)
+    assert await pool.store.rooms() == {}
+    assert len(pool.a.rooms) == 0
+
+
+@scene()
+async def test_a_room_is_not_released_while_somebody_joins(pool: Setting) -> None:
+    session = await pool.a.join_settled("standup")
+    with pool.a.rooms.joining("standup"):
+        session.leave()
+        await asyncio.sleep(0.1)
+        assert await pool.store.rooms() == {"red": 1}
+    await asyncio.sleep(0.1)
+    assert await pool.store.rooms() == {}
+
+
+@scene()
+async def test_a_room_that_is_there_again_is_not_released(pool: Setting) -> None:
+    (await pool.a.join_settled("standup")).leave()
+    again = await pool.a.join("standup")  # before the writer had its turn
+    await asyncio.sleep(0.1)
+    assert await pool.store.rooms() == {"red": 1}
+    again.leave()
+    with pool.a.rooms.joining("standup"):
+        await asyncio.sleep(0.1)  # the writer has its turn, and then the join fails
+    await asyncio.sleep(0.1)
+    assert await pool.store.rooms() == {}
+
+
+@scene()
+async def test_a_room_with_sessions_does_not_lapse(pool: Setting) -> None:
+    await pool.a.join_settled("standup")
+    (await pool.a.join_settled("left")).leave()
+    await asyncio.sleep(130)
+    assert [placement.room for placement in await pool.store.lapsing(60.0)] == ["left"]
+
+
+@scene()
+async def test_a_room_is_on_the_move_for_two_seconds(pool: Setting) -> None:
+    await pool.a.join_settled("standup")
+    assert not pool.b.rooms.on_the_move("standup")
+    await pool.rotate("green")
+    await asyncio.sleep(0.1)
+    assert pool.a.rooms.on_the_move("standup")
+    assert pool.b.rooms.on_the_move("standup")
+    await asyncio.sleep(2)
+    assert not pool.b.rooms.on_the_move("standup")
