@@ -200,6 +200,7 @@ class TestHistory:
         assert await page(2, before=3) == [2]
         assert await page(2, before=2) == []
         assert await page(0) == []
+        assert await page(-1) == []
 
     async def test_a_rotation_comes_back_as_it_was(self, store: Store) -> None:
         await with_document(store)
@@ -291,7 +292,8 @@ class TestWatch:
         await change(other)
 
         notices = await read_until(watch, Changed(2))
-        assert not any(isinstance(notice, Moved) for notice in notices)
+        # That of the first document may be late; nothing else has happened.
+        assert set(notices) <= {Changed(1), Changed(2)}
 
     async def test_a_move_after_the_last_moved_room_lapsed_is_told(
         self, store: Store, other: Store, clock: Clock

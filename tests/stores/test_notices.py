@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from livekit_pool.stores.base import Changed, Moved, Placement, Resync
 from livekit_pool.stores.notices import Notices
 
@@ -33,6 +35,16 @@ async def test_a_resync_covers_what_waits() -> None:
     notices.moved(after)
 
     assert [await anext(watch), await anext(watch)] == [Resync(), Moved(after)]
+
+
+async def test_who_stops_watching_is_forgotten() -> None:
+    notices = Notices()
+
+    async with aclosing(notices.watch()) as watch:
+        await anext(watch)
+        assert repr(notices) == "<Notices open, 1 watching>"
+
+    assert repr(notices) == "<Notices open, 0 watching>"
 
 
 async def test_a_watch_begun_after_the_end_ends_at_once() -> None:

@@ -12,19 +12,26 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from livekit_pool.exceptions import ConfigurationError, StoreCorrupt, StoreUnavailable
+from livekit_pool.stores import sqlite_tables as tables
 from livekit_pool.stores.base import Changed, Placement, Resync, Settling, SwapOutcome
 from livekit_pool.stores.sqlite import SqliteStore
+from livekit_pool.stores.sqlite_file import open_database
+from livekit_pool.stores.sqlite_watch import WatchedDatabase
 
 from .backends import SqliteBackend
-from .values import Clock, first_document, following, process_row
+from .values import Clock, first_document, following, process_row, rotation_to
 
 NOBODY = 65534
 
@@ -74,12 +81,19 @@ class TestFile:
         assert [file.name for file in here.iterdir()] == ["pool.db"]
         assert list(there.iterdir()) == []
 
-    async def test_may_have_an_odd_name(self, tmp_path: Path) -> None:
-        async with store_at(tmp_path / "100% ü&x=y.db") as store:
+    @pytest.mark.parametrize("name", ["a b", "%41", "ü&x=y", "#1", "?mode=memory"])
+    async def test_may_be_in_an_odd_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        directory = tmp_path / name
+        directory.mkdir()
+        monkeypatch.chdir(directory)
+
+        async with SqliteStore("sqlite:///100%41.db") as store:
             await store.create(first_document(), "a")
             assert await anext(store.watch()) == Resync()
 
-        assert [file.name for file in tmp_path.iterdir()] == ["100% ü&x=y.db"]
+        assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["100%41.db"]
 
     async def test_may_be_an_empty_one(self, path: Path) -> None:
         path.touch()
@@ -109,25 +123,70 @@ class TestFile:
         finally:
             await backend.aclose()
 
-    async def test_two_stores_in_one_process_do_not_drop_each_others_locks(
-        self, path: Path
+    def test_is_looked_at_in_one_piece_while_another_makes_it(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        intruded = False
+
+        class Intruded(sqlite3.Connection):
+            """Another process makes the tables between two questions of the first look."""
+
+            def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+                nonlocal intruded
+                if sql == "PRAGMA user_version" and not intruded:
+                    intruded = True
+                    with contextlib.suppress(StoreUnavailable):
+                        open_database(path, 0).close()
+                return super().execute(sql, *arguments)
+
+        connect = partial(sqlite3.connect, factory=Intruded)
+        monkeypatch.setattr(sqlite3, "connect", connect)
+
+        open_database(path, 5).close()
+
+        assert intruded
+
+    async def test_opened_twice_in_one_process_keeps_its_lock(self, path: Path) -> None:
+        """Without it, the next process to close the file would remove the log in use."""
         async with store_at(path) as store:
+            first = first_document()
+            await store.create(first, "a")
+            log = path.with_name("pool.db-wal").stat().st_ino
+            async with store_at(path):
+                pass
+
+            program = (
+                f"import sqlite3; sqlite3.connect({str(path)!r}).execute('PRAGMA user_version')"
+            )
+            await asyncio.to_thread(
+                subprocess.run, [sys.executable, "-c", program], check=True, timeout=30
+            )
+
+            assert path.with_name("pool.db-wal").stat().st_ino == log
+
+    async def test_that_is_gone_is_not_written_any_more(self, path: Path) -> None:
+        """Another process would begin a new one, and the pool would be two."""
+        elsewhere = path.with_name("elsewhere.db")
+
+        async def refused() -> bool:
+            try:
+                await store.rows()
+            except StoreUnavailable as error:
+                return "was removed or replaced" in str(error)
+            return False
+
+        async with store_at(path) as store, asyncio.timeout(20):
             await store.create(first_document(), "a")
-            with closing(sqlite3.connect(path, isolation_level=None)) as db:
-                db.execute("BEGIN IMMEDIATE")
-                async with contextlib.AsyncExitStack() as stack:
-                    with pytest.raises(StoreUnavailable, match="locked"):
-                        await stack.enter_async_context(store_at(path))
-                # From outside the process the lock must still be seen.
-                tried = await asyncio.to_thread(
-                    subprocess.run,
-                    [sys.executable, "-c", HOLD, str(path)],
-                    capture_output=True,
-                    text=True,
-                    timeout=30,
-                )
-                assert "database is locked" in tried.stderr
+            path.rename(elsewhere)
+            while not await refused():
+                pass
+            path.touch()
+            assert await refused()
+            elsewhere.rename(path)
+            while await refused():
+                pass
+            second = following(first_document())
+            assert (await store.swap(1, second, "b")).outcome is SwapOutcome.WON
 
 
 class TestRefusal:
@@ -331,6 +390,21 @@ class TestDamage:
 
         assert [record.message for record in caplog.records] == ["Document repaired"]
 
+    async def test_of_the_history_leaves_the_document_alone(self, path: Path) -> None:
+        """A rotation that cannot be written down does not happen."""
+        async with store_at(path) as store:
+            first = first_document()
+            await store.create(first, "a")
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("INSERT INTO history VALUES (2, 'damaged')")
+
+            second = following(first)
+            with pytest.raises(StoreCorrupt):
+                await store.swap(1, second, "b", rotation_to(second))
+            assert (await store.load()).document == first
+            with pytest.raises(StoreCorrupt, match="history"):
+                await store.history()
+
     async def test_of_the_tables(self, path: Path) -> None:
         async with store_at(path) as store:
             with closing(sqlite3.connect(path)) as db:
@@ -426,6 +500,29 @@ class TestLock:
         async with store_at(path) as store:
             assert (await store.load()).document == first_document()
 
+    async def test_held_at_the_opening_is_waited_for(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        tried = threading.Event()
+        sleep = time.sleep
+
+        def told_sleep(seconds: float) -> None:
+            tried.set()
+            sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", told_sleep)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            store = store_at(path)
+            opening = asyncio.create_task(store.__aenter__())
+            assert await asyncio.to_thread(tried.wait, 10)
+            db.execute("COMMIT")
+            await opening
+        assert (await store.load()).document == first_document()
+        await store.aclose()
+
 
 class TestProcesses:
     async def test_who_is_dead_for_long_is_forgotten(self, path: Path, clock: Clock) -> None:
@@ -474,6 +571,24 @@ async def test_a_change_by_any_program_is_noticed(path: Path) -> None:
         async with asyncio.timeout(5):
             while await anext(watch) != Changed(7):
                 pass
+
+
+def test_a_move_is_told_once(path: Path) -> None:
+    told: list[tuple[int | None, list[Placement]]] = []
+    watched = WatchedDatabase(path, 5, lambda revision, moved: told.append((revision, [*moved])))
+    with closing(open_database(path, 5)) as db:
+        moved = Placement(room="standup", server="green", revision=2)
+        tables.move(db, 0.0, moved, "p1", False)
+        watched.look()
+        tables.leave(db, 0.0, "p1")
+        tables.beat(db, 0.0, process_row("p1"))
+        watched.look()
+        tables.create(db, first_document(), "a")
+        watched.look()
+        watched.look()
+    watched.close()
+
+    assert told == [(None, [moved]), (1, [])]
 
 
 async def test_a_store_that_was_made_before_a_fork_works_after_it(path: Path) -> None:

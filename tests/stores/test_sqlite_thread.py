@@ -6,6 +6,8 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -25,14 +27,14 @@ class Numbers:
         )
         self.statements: list[str] = []
         self.db.set_trace_callback(self.statements.append)
-        self.looks = 0
         self.looked = threading.Event()
+        self.sees: Exception | None = sqlite3.OperationalError("a look may fail")
         self.closed = False
 
     def look(self) -> None:
-        self.looks += 1
         self.looked.set()
-        raise sqlite3.OperationalError("a look may fail")
+        if self.sees is not None:
+            raise self.sees
 
     def close(self) -> None:
         self.closed = True
@@ -213,16 +215,17 @@ async def test_a_cancelled_write_that_waits_is_not_done(patient: DatabaseThread)
 async def test_stopping_does_first_what_was_asked_before(
     patient: DatabaseThread, session: list[Numbers]
 ) -> None:
-    gate, tasks = await queued(patient, insert(1), insert(2))
+    # More than one transaction's worth.
+    gate, tasks = await queued(patient, *(insert(number) for number in range(600)))
     stopping = asyncio.create_task(patient.stop())
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable, match="not open"):
-        await patient.write(insert(3))
+        await patient.write(insert(1000))
     gate.opened.set()
     await stopping
 
     assert session[0].closed
-    assert await asyncio.gather(*tasks) == [1, 2, None]
+    assert await asyncio.gather(*tasks) == [*range(600), None]
 
 
 async def test_a_session_that_cannot_be_made_is_told() -> None:
@@ -263,3 +266,71 @@ async def test_it_looks_again_after_a_look_that_failed(
         assert await asyncio.to_thread(session[0].looked.wait, 20)
 
     assert await patient.write(insert(1)) == 1
+
+
+async def test_what_a_look_refuses_with_is_everybodys_answer(
+    patient: DatabaseThread, session: list[Numbers]
+) -> None:
+    def replace(db: sqlite3.Connection) -> None:
+        db.execute("INSERT OR REPLACE INTO numbers VALUES (1)")
+
+    async def refused() -> bool:
+        calls = (patient.write(replace), patient.read(stored))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        refusals = {id(a) for a in answers if isinstance(a, StoreUnavailable)}
+        assert {str(a) for a in answers if isinstance(a, Exception)} <= {"gone for lunch"}
+        # Both, and each an error of its own.
+        return len(refusals) == 2
+
+    session[0].sees = StoreUnavailable("gone for lunch")
+    async with asyncio.timeout(20):
+        while not await refused():
+            pass
+    session[0].sees = None
+    async with asyncio.timeout(20):
+        while await refused():
+            pass
+
+
+async def test_a_thread_that_broke_keeps_nobody_waiting(
+    thread: DatabaseThread, session: list[Numbers], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer() -> str:
+        try:
+            return str(await thread.read(stored))
+        except StoreUnavailable as error:
+            return str(error)
+
+    session[0].sees = AssertionError("a mistake of ours")
+    async with asyncio.timeout(20):
+        while "not open" not in await answer():
+            pass
+    assert [record.message for record in caplog.records] == ["Task failed"]
+
+
+async def test_a_read_waits_for_a_lock(tmp_path: Path) -> None:
+    """As a process takes it that mends the log after a crash."""
+    path = tmp_path / "numbers.db"
+    tried = threading.Event()
+
+    class Locked(Numbers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.db = sqlite3.connect(path, isolation_level=None, timeout=0)
+
+    def read(db: sqlite3.Connection) -> list[int]:
+        tried.set()
+        return stored(db)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE numbers (number)")
+        other.execute("INSERT INTO numbers VALUES (7)")
+        other.execute("BEGIN EXCLUSIVE")
+        thread = DatabaseThread("numbers.db", patience=20, limit=20)
+        await thread.start(Locked)
+        reading = asyncio.create_task(thread.read(read))
+        assert await asyncio.to_thread(tried.wait, 20)
+        other.execute("COMMIT")
+
+        assert await reading == [7]
+        await thread.stop()

@@ -8,7 +8,7 @@ memory than there are rooms, and delays nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from .base import Changed, Moved, Placement, Resync
 
@@ -69,6 +69,9 @@ class Notices:
         self._mailboxes: set[_Mailbox] = set()
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"<Notices {'closed' if self._closed else 'open'}, {len(self._mailboxes)} watching>"
+
     def changed(self, revision: int) -> None:
         """Tell that the document is another one now, at ``revision``."""
         for mailbox in self._mailboxes:
@@ -90,7 +93,7 @@ class Notices:
         for mailbox in self._mailboxes:
             mailbox.event.set()
 
-    async def watch(self) -> AsyncIterator[Changed | Moved | Resync]:
+    async def watch(self) -> AsyncGenerator[Changed | Moved | Resync, None]:
         """Yield notices as `Store.watch` promises, from the first step of the iterator on."""
         mailbox = _Mailbox()
         self._mailboxes.add(mailbox)

@@ -45,7 +45,11 @@ class Session(Protocol):
         """The connection that calls are given."""
 
     def look(self) -> None:
-        """Look for changes to tell of: called at an interval, and after writes that make some."""
+        """
+        Look for changes to tell of: called at an interval, and after writes that make some.
+
+        As long as it raises a `StoreError`, calls are answered with that.
+        """
 
     def close(self) -> None:
         """Close what is open."""
@@ -79,6 +83,10 @@ class _Pending:
             self.writes.append(call)
         else:
             self.reads.append(call)
+
+    def take(self) -> list[_Call]:
+        calls, self.reads, self.writes = self.reads + self.writes, [], []
+        return calls
 
     def __bool__(self) -> bool:
         return bool(self.reads or self.writes)
@@ -115,6 +123,7 @@ class DatabaseThread:
         """Start the thread, once; it makes the session. Raises what ``make_session`` raised."""
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
+        self._accepting = True
         opened: asyncio.Future[None] = self._loop.create_future()
         # A daemon: a disk that hangs for ever must not keep the process from ending.
         threading.Thread(
@@ -125,11 +134,11 @@ class DatabaseThread:
                 await opened
         except BaseException as error:
             # Should it open after all, it is closed at once.
+            self._accepting = False
             self._calls.put(None)
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(f"The database {self._name} does not answer.") from None
             raise
-        self._accepting = True
 
     async def stop(self) -> None:
         """Finish the calls that wait, close the session and end the thread; idempotent."""
@@ -182,6 +191,12 @@ class DatabaseThread:
             call.given_up = not call.started
             return call.given_up
 
+    def _end(self) -> None:
+        # Also when the thread ended by itself: nobody shall wait for it.
+        self._accepting = False
+        if self._ended is not None:
+            _resolve(self._ended)
+
     # -- on the thread --
 
     def _run(self, make_session: Callable[[], Session], opened: asyncio.Future[None]) -> None:
@@ -189,30 +204,33 @@ class DatabaseThread:
             session = make_session()
         except Exception as error:  # whatever it is, who waits must hear of it
             self._post(_fail, opened, error)
-            self._post(_resolve, self._ended, None)
+            self._post(self._end)
             return
-        self._post(_resolve, opened, None)
+        self._post(_resolve, opened)
         try:
             self._serve(session)
         except Exception:
-            # Calls that come now are answered by their time limit.
+            # Those that wait now are answered by their time limit.
             _LOG.exception("Task failed", extra={"fields": {"task": "database"}})
         finally:
             with contextlib.suppress(sqlite3.Error):
                 session.close()
-            self._post(_resolve, self._ended, None)
+            self._post(self._end)
 
     def _serve(self, session: Session) -> None:
         pending = _Pending()
         next_look = 0.0
+        refusal: StoreError | None = None
         while pending or not pending.closing:
             self._collect(pending, until=next_look)
+            if refusal is not None:
+                self._fail_all(pending.take(), refusal)
             self._expire(pending)
             self._do_reads(session.db, pending)
             telling = self._do_writes(session.db, pending)
             now = time.monotonic()
             if telling or now >= next_look:
-                self._look(session)
+                refusal = self._look(session)
                 next_look = now + self._interval
 
     def _collect(self, pending: _Pending, until: float) -> None:
@@ -232,8 +250,7 @@ class DatabaseThread:
             return
         pending.reads = [call for call in pending.reads if call.deadline > now]
         pending.writes = [call for call in pending.writes if call.deadline > now]
-        message = f"The database {self._name} is locked by others."
-        self._deliver([(call, None, StoreUnavailable(message)) for call in late])
+        self._fail_all(late, StoreUnavailable(f"The database {self._name} is locked by others."))
 
     def _do_reads(self, db: sqlite3.Connection, pending: _Pending) -> None:
         calls, pending.reads = self._claim(pending.reads), []
@@ -258,7 +275,7 @@ class DatabaseThread:
         except sqlite3.Error as error:
             if not is_busy(error):
                 calls, pending.writes = pending.writes, []
-                self._deliver([(call, None, self._error(error)) for call in calls])
+                self._fail_all(calls, self._error(error))
             return False
         batch = self._claim(pending.writes[:_BATCH])
         del pending.writes[:_BATCH]
@@ -276,11 +293,10 @@ class DatabaseThread:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo(db)
-            unknown = StoreOutcomeUnknown(
-                f"The database {self._name} failed at the end of a write: {error}."
-            )
-            done = [(call, None, unknown) for call in batch]
-        self._deliver(done)
+            message = f"The database {self._name} failed at the end of a write: {error}."
+            self._fail_all(batch, StoreOutcomeUnknown(message))
+        else:
+            self._deliver(done)
         return any(call.look for call in batch)
 
     def _claim(self, calls: list[_Call]) -> list[_Call]:
@@ -303,12 +319,16 @@ class DatabaseThread:
         with contextlib.suppress(sqlite3.Error):
             db.execute("ROLLBACK")
 
-    def _look(self, session: Session) -> None:
+    def _look(self, session: Session) -> StoreError | None:
+        """Let the session look; what it refuses calls with."""
         try:
             session.look()
+        except StoreError as refusal:
+            return refusal
         except sqlite3.Error as error:
             # Whoever calls hears of it too; the next look sees what this one missed.
             _LOG.debug("Database not looked at", extra={"fields": {"error": str(error)}})
+        return None
 
     def _error(self, error: Exception) -> Exception:
         """What a caller is told of ``error``, after which nothing is written."""
@@ -318,6 +338,10 @@ class DatabaseThread:
         if primary_code(error) in _DAMAGE:
             failed = StoreCorrupt
         return failed(f"The database {self._name} (LIVEKIT_POOL_STORE) failed: {error}.")
+
+    def _fail_all(self, calls: list[_Call], error: Exception) -> None:
+        # An error of its own for each: raising it writes a traceback into it.
+        self._deliver([(call, None, type(error)(*error.args)) for call in calls])
 
     def _deliver(self, done: list[tuple[_Call, object, Exception | None]]) -> None:
         if done:
@@ -351,9 +375,9 @@ def _deliver(done: list[tuple[_Call, object, Exception | None]]) -> None:
             call.answer.set_exception(error)
 
 
-def _resolve(future: asyncio.Future[None], result: None) -> None:
+def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_result(result)
+        future.set_result(None)
 
 
 def _fail(future: asyncio.Future[None], error: Exception) -> None:
