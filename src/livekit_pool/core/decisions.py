@@ -151,8 +151,9 @@ def _leave_refusing(situation: Situation) -> Decision:
 
 
 def _write_positions(situation: Situation) -> Decision:
-    # While lists differ, every process would write its own positions, for ever.
-    if not situation.one_list:
+    # While lists differ, every process would write its own positions, for ever; and a foreign
+    # client's is to be answered, not lost.
+    if not situation.one_list or situation.document.foreign_index is not None:
         return _NOTHING
     return Decision(document=listed(situation.document, situation.names))
 

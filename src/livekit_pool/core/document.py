@@ -267,7 +267,7 @@ def written_back(
         history. Nothing else changes: no fault becomes late by it.
     """
     active = document.active_server
-    written = document.active_server_index if active in names else document.index_written
+    before = document.index_written
     note = Rotation(
         revision=document.revision + 1,
         from_=active,
@@ -278,7 +278,10 @@ def written_back(
         at=now,
     )
     changed = replace(
-        document, revision=note.revision, active_server_index=written or 0, index_written=None
+        document,
+        revision=note.revision,
+        active_server_index=document.active_server_index if before is None else before,
+        index_written=None,
     )
     return _positioned(changed, names), note
 

@@ -1,0 +1,125 @@
+"""Values to build tests from: a pool of three, and what one process may know of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from livekit_pool.core.actions import Action, Note, Swap
+from livekit_pool.core.document import Document, new_document
+from livekit_pool.core.events import (
+    Event,
+    Loaded,
+    Probed,
+    ProbeOutcome,
+    RowsSeen,
+    SwapAnswered,
+)
+from livekit_pool.core.faults import PendingFaults
+from livekit_pool.core.health import HealthBook, Settings
+from livekit_pool.core.machine import PoolMachine
+from livekit_pool.core.situation import Situation
+
+NAMES = ("red", "green", "blue")
+START = 1000.0
+PASSED, REFUSED, SILENT, FAILED, UNAUTHORIZED = (
+    ProbeOutcome.PASSED,
+    ProbeOutcome.REFUSED,
+    ProbeOutcome.SILENT,
+    ProbeOutcome.FAILED,
+    ProbeOutcome.UNAUTHORIZED,
+)
+
+
+def document(names: tuple[str, ...] = NAMES) -> Document:
+    return new_document(lineage="L", names=names, actor="p0", now=START)
+
+
+def book(outcomes: Mapping[str, ProbeOutcome], names: tuple[str, ...] = NAMES) -> HealthBook:
+    """A book in which each server was probed once, just before `START`."""
+    health = HealthBook(names, Settings())
+    for server, outcome in outcomes.items():
+        health.probed(Probed(server=server, outcome=outcome), START - 1.0)
+    return health
+
+
+def situation(
+    shared: Document,
+    health: HealthBook,
+    *,
+    names: tuple[str, ...] = NAMES,
+    lists: tuple[tuple[str, ...], ...] | None = None,
+    faults: PendingFaults | None = None,
+    participants: int = 0,
+    foreign_from: float | None = None,
+    now: float = START,
+) -> Situation:
+    return Situation(
+        names=names,
+        actor="pool p",
+        settings=Settings(),
+        document=shared,
+        health=health,
+        faults=faults or PendingFaults(),
+        lists=(names,) if lists is None else lists,
+        participants=participants,
+        active_from=-math.inf,
+        foreign_from=foreign_from,
+        now=now,
+    )
+
+
+class Pool:
+    """One machine with a clock to turn by hand; every server of it has passed a probe."""
+
+    def __init__(
+        self,
+        names: tuple[str, ...] = NAMES,
+        shared: Document | None = None,
+        outcomes: Mapping[str, ProbeOutcome] | None = None,
+    ) -> None:
+        self.now = START
+        self.machine = PoolMachine(names, Settings(), "p")
+        self.feed(Loaded(document=shared or document(names)), RowsSeen(lists=(names,)))
+        for server, outcome in (
+            dict.fromkeys(names, PASSED) if outcomes is None else outcomes
+        ).items():
+            self.feed(Probed(server=server, outcome=outcome))
+
+    @property
+    def document(self) -> Document:
+        assert self.machine.document is not None
+        return self.machine.document
+
+    def feed(self, *events: Event) -> list[Action]:
+        """What the machine does about the last of ``events``, a hundredth of a second each."""
+        actions: list[Action] = []
+        for event in events:
+            self.now += 0.01
+            actions = self.machine.receive(event, self.now)
+        return actions
+
+    def probed(self, server: str, outcome: ProbeOutcome, times: int = 1) -> list[Action]:
+        return self.feed(*[Probed(server=server, outcome=outcome)] * times)
+
+    def won(self, swap: Swap) -> list[Action]:
+        """The store applied ``swap``."""
+        return self.feed(SwapAnswered(operation=swap.operation, won=True, document=swap.document))
+
+    def lost(self, swap: Swap, shared: Document) -> list[Action]:
+        """The store held another document: ``shared``."""
+        return self.feed(SwapAnswered(operation=swap.operation, won=False, document=shared))
+
+
+def swap_of(actions: Iterable[Action]) -> Swap:
+    """The one swap among ``actions``."""
+    (swap,) = [action for action in actions if isinstance(action, Swap)]
+    return swap
+
+
+def swaps_of(actions: Iterable[Action]) -> list[Swap]:
+    return [action for action in actions if isinstance(action, Swap)]
+
+
+def notes_of(actions: Iterable[Action]) -> list[str]:
+    return [action.event for action in actions if isinstance(action, Note)]

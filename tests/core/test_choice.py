@@ -1,0 +1,115 @@
+"""Policies: filter, then rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.choice import Candidate, Choice, in_turn, last_resort, next_available
+from livekit_pool.core.health import Health
+
+GOOD = Candidate(
+    name="good",
+    health=Health.UP,
+    seen=True,
+    passed=True,
+    misconfigured=False,
+    drained=False,
+    shared=True,
+    cooling_until=None,
+    forgivable=False,
+)
+COOLING = replace(GOOD, name="cooling", cooling_until=20.0, forgivable=True)
+UNSEEN = replace(GOOD, name="unseen", health=Health.UNKNOWN, seen=False, passed=False)
+DEAD = replace(GOOD, name="dead", health=Health.DOWN, passed=False)
+BLINKING = replace(GOOD, name="blinking", passed=False)
+
+
+def test_the_order_is_the_lists_after_the_active_one_wrapping() -> None:
+    assert in_turn(("a", "b", "c"), "b") == ("c", "a")
+    assert in_turn(("a", "b", "c"), "c") == ("a", "b")
+    assert in_turn(("a",), "a") == ()
+
+
+def test_the_order_begins_with_the_first_after_a_server_that_is_gone() -> None:
+    assert in_turn(("a", "b"), "gone") == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        DEAD,
+        COOLING,
+        UNSEEN,
+        BLINKING,
+        replace(GOOD, drained=True),
+        replace(GOOD, misconfigured=True),
+        replace(GOOD, shared=False),
+        replace(GOOD, health=Health.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("policy", [next_available, last_resort])
+def test_what_is_not_choosable_is_skipped(worse: Candidate, policy: type) -> None:
+    second = replace(GOOD, name="second")
+    assert policy([replace(worse, name="first"), second, replace(GOOD, name="third")]) == Choice(
+        server="second"
+    )
+
+
+def test_available_is_healthy_not_cooling_not_drained() -> None:
+    assert GOOD.available
+    assert BLINKING.available
+    for worse in (DEAD, COOLING, replace(GOOD, drained=True), replace(GOOD, misconfigured=True)):
+        assert not worse.available
+
+
+def test_unseen_servers_are_probed_first_when_none_is_choosable() -> None:
+    drained = replace(UNSEEN, name="x", drained=True)
+    cooling = replace(UNSEEN, name="y", cooling_until=5.0)
+    private = replace(UNSEEN, name="z", shared=False)
+    assert next_available([DEAD, UNSEEN, drained, cooling, private]) == Choice(probe=("unseen",))
+    assert last_resort([COOLING, UNSEEN]) == Choice(probe=("unseen",))
+
+
+def test_there_may_be_nothing() -> None:
+    assert next_available([]) == Choice()
+    assert next_available([DEAD, COOLING]) == Choice()
+    assert last_resort([]) == Choice()
+    assert last_resort([DEAD]) == Choice()
+
+
+def test_the_last_resort_is_the_cool_down_that_ends_first() -> None:
+    later = replace(COOLING, name="later", cooling_until=30.0)
+    sooner = replace(COOLING, name="sooner", cooling_until=10.0)
+    assert last_resort([later, sooner, COOLING]) == Choice(server="sooner")
+
+
+def test_the_last_resort_waits_for_an_available_server_that_missed_one_probe() -> None:
+    assert last_resort([COOLING, BLINKING]) == Choice()
+    assert last_resort([COOLING, replace(BLINKING, shared=False)]).server == "cooling"
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        replace(COOLING, forgivable=False),
+        replace(COOLING, health=Health.DOWN),
+        replace(COOLING, passed=False),
+        replace(COOLING, drained=True),
+        replace(COOLING, misconfigured=True),
+        replace(COOLING, shared=False),
+    ],
+)
+def test_the_last_resort_is_no_worse_than_cooling(worse: Candidate) -> None:
+    assert last_resort([worse]) == Choice()
+
+
+def test_obstacles_are_what_force_overrides() -> None:
+    assert GOOD.obstacle is None
+    assert COOLING.obstacle is None
+    assert UNSEEN.obstacle is None
+    assert DEAD.obstacle == "down"
+    assert replace(DEAD, drained=True).obstacle == "drained"
+    assert str(replace(GOOD, misconfigured=True).obstacle).startswith("misconfigured")
+    assert str(replace(GOOD, shared=False).obstacle).startswith("not in the list")

@@ -1,0 +1,306 @@
+"""What the pool does of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.actions import NoteEvent
+from livekit_pool.core.decisions import Decision, decide
+from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
+from livekit_pool.core.events import FaultSeen, FaultSource, Probed
+from livekit_pool.core.faults import PendingFaults
+from livekit_pool.core.situation import FRESH
+from tests.core.samples import (
+    NAMES,
+    PASSED,
+    REFUSED,
+    SILENT,
+    START,
+    UNAUTHORIZED,
+    book,
+    document,
+    situation,
+)
+
+ALL_WELL = dict.fromkeys(NAMES, PASSED)
+RED_DEAD = {**ALL_WELL, "red": REFUSED}
+MARK = Mark(by="ann", since=START, reason="")
+PAUSED = replace(document(), paused=MARK)
+
+
+def failed_joins(number: int) -> PendingFaults:
+    faults = PendingFaults()
+    for _ in range(number):
+        fault = FaultSeen(
+            server="red", revision=1, kind=Cause.TIMEOUT, source=FaultSource.JOIN, detail="no join"
+        )
+        faults.add(fault, START, answering=True)
+    faults.forgive(began=START)
+    return faults
+
+
+def changed(decision: Decision) -> Document:
+    assert decision.document is not None
+    return decision.document
+
+
+def notes(decision: Decision) -> list[str]:
+    return [note.event for note in decision.notes]
+
+
+# --- the active server is confirmed down ---------------------------------------------------
+
+
+def test_a_pool_that_is_well_is_left_alone() -> None:
+    assert decide(situation(document(), book(ALL_WELL))) == Decision()
+
+
+def test_a_dead_server_is_left_at_once_and_cooled() -> None:
+    decision = decide(situation(document(), book(RED_DEAD), participants=400))
+    after, rotation = changed(decision), decision.rotation
+    assert rotation is not None
+    assert (rotation.from_, rotation.to, rotation.cause) == ("red", "green", Cause.DOWN)
+    assert (rotation.reason, rotation.actor) == ("probe refused", "pool p")
+    assert (rotation.reports, rotation.window) == (1, 2.0)
+    assert after.record("red") == ServerRecord(
+        cool_down_until=START + 5, cool_down_cause=Cause.DOWN, failures=1
+    )
+
+
+def test_the_interval_never_delays_leaving_a_dead_server() -> None:
+    just_rotated, _ = rotated(
+        document(), to="red", names=NAMES, cause=Cause.DOWN, reason="", actor="", now=START
+    )
+    assert changed(decide(situation(just_rotated, book(RED_DEAD)))).active_server == "green"
+
+
+def test_silence_is_a_timeout() -> None:
+    health = book(ALL_WELL)
+    for _ in range(3):
+        health.probed(Probed(server="red", outcome=SILENT), START)
+    health.probed(Probed(server="blue", outcome=PASSED), START)
+    rotation = decide(situation(document(), health)).rotation
+    assert rotation is not None
+    assert rotation.cause is Cause.TIMEOUT
+
+
+def test_one_rotation_answers_all_faults() -> None:
+    faults = failed_joins(0)
+    for _ in range(50):
+        fault = FaultSeen(server="red", revision=1, kind=Cause.DOWN, source=FaultSource.SOCKET)
+        faults.add(fault, START, answering=True)
+    rotation = decide(situation(document(), book(RED_DEAD), faults=faults)).rotation
+    assert rotation is not None
+    assert rotation.reports == 50
+
+
+def test_old_evidence_is_looked_at_again_before_a_server_is_left() -> None:
+    late = situation(document(), book(RED_DEAD), now=START - 1 + FRESH + 0.1)
+    assert decide(late) == Decision(probe=("red",))
+
+
+def test_long_reasons_are_cut() -> None:
+    health = book(ALL_WELL)
+    health.probed(Probed(server="red", outcome=REFUSED, detail="x" * 900), START)
+    rotation = decide(situation(document(), health)).rotation
+    assert rotation is not None
+    assert len(rotation.reason) == 200
+
+
+def test_when_no_server_is_available_nothing_is_written() -> None:
+    decision = decide(situation(document(), book(dict.fromkeys(NAMES, REFUSED))))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.NO_SERVER]
+
+
+def test_a_server_nobody_has_probed_is_probed_first() -> None:
+    decision = decide(situation(document(), book({"red": REFUSED, "green": REFUSED})))
+    assert decision == Decision(probe=("blue",))
+
+
+def test_when_nothing_else_is_left_a_cooling_server_that_answers_is_taken() -> None:
+    cooling = ServerRecord(cool_down_until=START + 60, cool_down_cause=Cause.DOWN, failures=4)
+    shared = replace(document(), servers={"blue": cooling})
+    outcomes = {"red": REFUSED, "green": REFUSED, "blue": PASSED}
+    after = changed(decide(situation(shared, book(outcomes))))
+    assert after.active_server == "blue"
+    assert after.record("blue").failures == 4
+
+
+def test_the_only_server_is_never_left_nor_cooled() -> None:
+    only = ("red",)
+    decision = decide(situation(document(only), book({"red": REFUSED}, only), names=only))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.NO_SERVER]
+
+
+def test_while_paused_a_dead_server_is_only_noted() -> None:
+    decision = decide(situation(PAUSED, book(RED_DEAD)))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.FAULT_WHILE_PAUSED]
+
+
+# --- joins fail although probes pass -------------------------------------------------------
+
+
+def test_three_failed_joins_are_a_reason_to_leave() -> None:
+    assert decide(situation(document(), book(ALL_WELL), faults=failed_joins(2))) == Decision()
+    decision = decide(situation(document(), book(ALL_WELL), faults=failed_joins(3)))
+    assert decision.rotation is not None
+    assert (decision.rotation.cause, decision.rotation.reason) == (Cause.TIMEOUT, "no join")
+    assert decision.rotation.reports == 3
+    assert changed(decision).record("red").cool_down_until == START + 5
+
+
+def test_failed_joins_wait_for_the_interval_after_a_rotation() -> None:
+    at = START + 100
+    before, _ = rotated(
+        document(), to="red", names=NAMES, cause=Cause.MANUAL, reason="", actor="", now=at
+    )
+    here = situation(before, book(ALL_WELL), faults=failed_joins(3))
+    assert decide(replace(here, now=at + 9.9)) == Decision()
+    assert changed(decide(replace(here, now=at + 10.0))).active_server == "green"
+
+
+def test_failed_joins_count_only_while_probes_pass() -> None:
+    health = book({**ALL_WELL, "red": SILENT})
+    assert decide(situation(document(), health, faults=failed_joins(3))) == Decision()
+
+
+def test_failed_joins_never_lead_to_a_cooling_server() -> None:
+    cooling = ServerRecord(cool_down_until=START + 60, cool_down_cause=Cause.DOWN)
+    shared = replace(document(), servers={"green": cooling, "blue": cooling})
+    decision = decide(situation(shared, book(ALL_WELL), faults=failed_joins(3)))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.NO_SERVER]
+
+
+def test_while_paused_failed_joins_are_only_noted() -> None:
+    decision = decide(situation(PAUSED, book(ALL_WELL), faults=failed_joins(3)))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.FAULT_WHILE_PAUSED]
+
+
+# --- the list changed ----------------------------------------------------------------------
+
+SHORT = ("green", "blue")
+
+
+def test_a_removed_server_is_left_for_one_that_all_processes_have() -> None:
+    here = situation(document(), book(ALL_WELL, SHORT), names=SHORT, lists=(SHORT, ("red", "blue")))
+    decision = decide(here)
+    assert decision.rotation is not None
+    assert (decision.rotation.to, decision.rotation.cause) == ("blue", Cause.REMOVED)
+    assert changed(decision).record("red") == ServerRecord(), "it did not fail: no cool-down"
+
+
+def test_a_removed_server_that_others_have_is_not_left_for_one_that_they_lack() -> None:
+    here = situation(document(), book(ALL_WELL, SHORT), names=SHORT, lists=(SHORT, ("red",)))
+    assert decide(here).document is None
+
+
+def test_a_server_that_nobody_has_any_more_is_left_for_any() -> None:
+    health = book(ALL_WELL, SHORT)
+    here = situation(document(), health, names=SHORT, lists=(SHORT, ("purple",)))
+    assert changed(decide(here)).active_server == "green"
+
+
+def test_before_the_lists_were_read_nothing_counts_as_removed() -> None:
+    here = replace(situation(document(), book(ALL_WELL, SHORT), names=SHORT), lists=None)
+    assert decide(here) == Decision()
+
+
+def test_while_paused_a_removed_server_is_only_noted() -> None:
+    decision = decide(situation(PAUSED, book(ALL_WELL, SHORT), names=SHORT))
+    assert decision.document is None
+    assert notes(decision) == [NoteEvent.FAULT_WHILE_PAUSED]
+
+
+def test_positions_are_written_anew_once_all_have_the_same_list() -> None:
+    turned = ("blue", "red", "green")
+    here = situation(document(), book(ALL_WELL, turned), names=turned, lists=(turned, NAMES))
+    assert decide(here) == Decision()
+    decision = decide(replace(here, lists=(turned, turned)))
+    assert decision.rotation is None
+    assert changed(decision).active_server == "red"
+    assert changed(decision).active_server_index == 1
+
+
+# --- a foreign client rotated --------------------------------------------------------------
+
+FOREIGN = replace(document(), active_server_index=2, index_written=0)
+
+
+def test_a_foreign_rotation_to_an_available_server_is_adopted() -> None:
+    shared = replace(FOREIGN, last_error="quota exceeded")
+    decision = decide(situation(shared, book(ALL_WELL)))
+    after, rotation = changed(decision), decision.rotation
+    assert rotation is not None
+    assert (rotation.to, rotation.cause, rotation.actor) == ("blue", Cause.FOREIGN, "foreign")
+    assert rotation.reason == "quota exceeded"
+    assert (after.active_server, after.revision, after.active_since) == ("blue", 2, 2)
+    assert after.foreign_index is None
+    assert after.record("red") == ServerRecord()
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        replace(FOREIGN, active_server_index=7),
+        replace(FOREIGN, paused=MARK),
+        replace(FOREIGN, servers={"blue": ServerRecord(drained=MARK)}),
+        replace(FOREIGN, servers={"blue": ServerRecord(cool_down_until=START + 1)}),
+    ],
+)
+def test_a_foreign_rotation_to_any_other_is_undone_with_a_note(shared: Document) -> None:
+    decision = decide(situation(shared, book(ALL_WELL)))
+    after, rotation = changed(decision), decision.rotation
+    assert (after.active_server, after.active_since, after.active_server_index) == ("red", 1, 0)
+    assert after.foreign_index is None, "once"
+    assert rotation is not None
+    assert (rotation.from_, rotation.to, rotation.cause) == ("red", "red", Cause.FOREIGN)
+    assert notes(decision) == [NoteEvent.FOREIGN_WRITTEN_BACK]
+
+
+def test_a_foreign_rotation_to_a_dead_server_is_undone() -> None:
+    decision = decide(situation(FOREIGN, book({**ALL_WELL, "blue": REFUSED})))
+    assert changed(decision).active_server == "red"
+
+
+def test_a_foreign_rotation_to_an_unseen_server_waits_for_a_probe() -> None:
+    here = situation(FOREIGN, book({"red": PASSED}), foreign_from=START)
+    assert decide(here) == Decision(probe=("blue",))
+    assert changed(decide(replace(here, now=START + 5))).active_server == "red"
+
+
+def test_a_foreign_index_that_counts_in_another_list_waits() -> None:
+    turned = (*NAMES, "purple")
+    here = situation(FOREIGN, book(ALL_WELL, turned), names=turned, lists=(turned, NAMES))
+    assert decide(here) == Decision()
+    assert changed(decide(replace(here, lists=(turned,)))).active_server == "blue"
+
+
+def test_a_foreign_rotation_comes_before_what_the_pool_would_do() -> None:
+    assert changed(decide(situation(FOREIGN, book(RED_DEAD)))).active_server == "blue"
+
+
+# --- what should be known ------------------------------------------------------------------
+
+
+def test_a_server_that_refuses_our_key_is_noted() -> None:
+    decision = decide(situation(document(), book({**ALL_WELL, "blue": UNAUTHORIZED})))
+    assert [(note.event, note.fields) for note in decision.notes] == [
+        (NoteEvent.SERVER_MISCONFIGURED, {"server": "blue"})
+    ]
+
+
+def test_the_active_server_is_not_left_because_it_refuses_our_key() -> None:
+    decision = decide(situation(document(), book({**ALL_WELL, "red": UNAUTHORIZED})))
+    assert decision.document is None
+
+
+def test_the_silence_of_all_is_noted() -> None:
+    decision = decide(situation(document(), book(dict.fromkeys(NAMES, SILENT))))
+    assert notes(decision) == [NoteEvent.ALL_SILENT]

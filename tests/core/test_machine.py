@@ -1,0 +1,549 @@
+"""The machine: what it follows, the one swap under way, requests, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.actions import Announce, Answered, NoteEvent, Probe, Refused
+from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
+from livekit_pool.core.events import (
+    FaultSeen,
+    FaultSource,
+    JoinAnswered,
+    Loaded,
+    Probed,
+    RotateAsked,
+    RowsSeen,
+    SwapAnswered,
+    SwapFailed,
+    Tick,
+)
+from livekit_pool.core.health import Health, Settings
+from livekit_pool.core.machine import PoolMachine, Role
+from tests.core.samples import (
+    NAMES,
+    PASSED,
+    REFUSED,
+    SILENT,
+    START,
+    UNAUTHORIZED,
+    Pool,
+    document,
+    notes_of,
+    swap_of,
+    swaps_of,
+)
+
+MARK = Mark(by="ann", since=START, reason="")
+
+
+def moved(shared: Document, to: str, now: float = START) -> Document:
+    """``shared`` after somebody rotated by hand."""
+    after, _ = rotated(
+        shared, to=to, names=NAMES, cause=Cause.MANUAL, reason="moved", actor="ben", now=now
+    )
+    return after
+
+
+def drained(shared: Document, server: str) -> Document:
+    record = ServerRecord(drained=MARK)
+    return replace(shared, revision=shared.revision + 1, servers={server: record})
+
+
+def fault(
+    server: str = "red", revision: int = 1, source: FaultSource = FaultSource.JOIN
+) -> FaultSeen:
+    return FaultSeen(server=server, revision=revision, kind=Cause.DOWN, source=source)
+
+
+def ask(request: str = "r1", to: str | None = None, expected: int | None = None) -> RotateAsked:
+    return RotateAsked(
+        request=request, reason="because", actor="ann", to=to, expected_revision=expected
+    )
+
+
+# --- following the document ----------------------------------------------------------------
+
+
+def test_before_there_is_a_document_nothing_is_decided() -> None:
+    machine = PoolMachine(NAMES, Settings(), "p")
+    assert machine.receive(Probed(server="red", outcome=REFUSED), START) == []
+    assert machine.receive(Tick(), START) == []
+    assert machine.receive(fault(), START) == [Probe(server="red")]
+    assert machine.document is None
+    assert not machine.available("red", START)
+    assert machine.role("red", START) is Role.STANDBY
+    assert machine.retry_after(START) == 1
+
+
+def test_the_first_document_is_announced_and_its_active_server_probed() -> None:
+    machine = PoolMachine(NAMES, Settings(), "p")
+    assert machine.receive(Loaded(document=document()), START) == [
+        Probe(server="red"),
+        Announce(document=document(), rotation=None),
+    ]
+
+
+def test_a_newer_document_is_announced_with_its_rotation() -> None:
+    pool = Pool()
+    newer = moved(pool.document, "blue")
+    announce = pool.feed(Loaded(document=newer))[-1]
+    assert announce == Announce(document=newer, rotation=newer.rotation("red"))
+    assert pool.feed(Loaded(document=newer)) == [], "once"
+
+
+def test_a_drain_is_announced_without_a_rotation() -> None:
+    pool = Pool()
+    newer = drained(pool.document, "blue")
+    assert pool.feed(Loaded(document=newer)) == [Announce(document=newer, rotation=None)]
+
+
+def test_away_and_back_unseen_is_announced_without_a_rotation() -> None:
+    pool = Pool()
+    back = moved(moved(pool.document, "blue"), "red")
+    assert pool.feed(Loaded(document=back)) == [
+        Probe(server="red"),
+        Announce(document=back, rotation=None),
+    ]
+
+
+def test_old_news_is_not_followed() -> None:
+    pool = Pool()
+    old = pool.document
+    pool.feed(Loaded(document=moved(old, "blue")))
+    assert pool.feed(Loaded(document=old)) == []
+    assert pool.document.active_server == "blue"
+
+
+def test_another_lineage_is_followed_whatever_its_revision() -> None:
+    pool = Pool()
+    pool.feed(Loaded(document=moved(pool.document, "blue")))
+    other = replace(document(), lineage="M")
+    announce = pool.feed(Loaded(document=other))[-1]
+    assert isinstance(announce, Announce)
+    assert announce.document == other
+    assert announce.rotation is not None
+    assert announce.rotation.from_ == "blue"
+
+
+def test_a_foreign_write_is_seen_though_it_has_no_revision() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    swap = swap_of(pool.feed(Loaded(document=foreign)))
+    assert swap.rotation is not None
+    assert (swap.rotation.to, swap.rotation.cause) == ("blue", Cause.FOREIGN)
+    assert pool.won(swap)[-1] == Announce(document=swap.document, rotation=swap.rotation)
+
+
+def test_a_foreign_rotation_to_a_dead_server_is_undone_once() -> None:
+    pool = Pool()
+    pool.probed("blue", REFUSED)
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    actions = pool.feed(Loaded(document=foreign))
+    swap = swap_of(actions)
+    assert notes_of(actions) == [NoteEvent.FOREIGN_WRITTEN_BACK]
+    assert swap.document.active_server_index == 0
+    assert pool.won(swap) == [Announce(document=swap.document, rotation=None)]
+    assert pool.feed(Tick()) == []
+
+
+# --- one swap under way --------------------------------------------------------------------
+
+
+def test_while_a_swap_is_under_way_there_is_no_other() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    assert (swap.expected, swap.operation) == (1, "p-1")
+    assert swaps_of(pool.feed(Tick())) == []
+    assert swaps_of(pool.probed("red", REFUSED)) == []
+    assert swaps_of(pool.feed(ask(to="blue"))) == []
+
+
+def test_a_swap_that_won_is_announced_with_its_reports() -> None:
+    pool = Pool()
+    pool.feed(*[fault(source=FaultSource.SOCKET)] * 7)
+    swap = swap_of(pool.probed("red", REFUSED))
+    assert pool.won(swap) == [
+        Probe(server="green"),
+        Announce(document=swap.document, rotation=swap.rotation),
+    ]
+    assert swap.rotation is not None
+    assert swap.rotation.reports == 7
+
+
+def test_the_notice_of_an_own_swap_may_come_first() -> None:
+    pool = Pool()
+    pool.feed(*[fault(source=FaultSource.SOCKET)] * 7)
+    swap = swap_of(pool.probed("red", REFUSED))
+    actions = pool.feed(Loaded(document=swap.document))
+    assert actions[-1] == Announce(document=swap.document, rotation=swap.rotation)
+    assert pool.won(swap) == []
+
+
+def test_a_fault_that_somebody_else_answered_is_not_answered_again() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    theirs = moved(pool.document, "blue")
+    assert swaps_of(pool.lost(swap, theirs)) == []
+    assert swaps_of(pool.feed(Tick())) == []
+    assert pool.document == theirs
+
+
+def test_a_true_fault_outlives_a_drain_of_another_server() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    again = swap_of(pool.lost(swap, drained(pool.document, "green")))
+    assert (again.expected, again.operation) == (2, "p-2")
+    assert again.rotation is not None
+    assert again.rotation.to == "blue"
+
+
+def test_red_green_red_needs_new_evidence() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    actions = pool.lost(swap, moved(moved(pool.document, "green"), "red"))
+    assert swaps_of(actions) == []
+    assert Probe(server="red") in actions
+    assert swaps_of(pool.probed("red", PASSED)) == []
+    assert swap_of(pool.probed("red", REFUSED)).expected == 3
+
+
+def test_a_probe_that_began_before_the_rotation_back_is_repeated() -> None:
+    pool = Pool()
+    began = pool.now
+    pool.feed(Loaded(document=moved(moved(pool.document, "green"), "red")))
+    assert pool.feed(Probed(server="red", outcome=REFUSED, began=began)) == [Probe(server="red")]
+
+
+def test_after_a_lost_answer_it_waits_for_the_document() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    assert pool.feed(SwapFailed(operation=swap.operation)) == []
+    assert pool.feed(Tick()) == []
+    again = swap_of(pool.feed(Loaded(document=pool.document)))
+    assert again.operation != swap.operation
+
+
+def test_after_a_lost_answer_the_document_may_show_that_it_won() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    pool.feed(SwapFailed(operation=swap.operation))
+    actions = pool.feed(Loaded(document=swap.document))
+    assert actions == [
+        Probe(server="green"),
+        Announce(document=swap.document, rotation=swap.rotation),
+    ]
+
+
+def test_the_failure_of_another_operation_changes_nothing() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    pool.feed(SwapFailed(operation="p-99"))
+    assert swaps_of(pool.feed(Loaded(document=pool.document))) == []
+    pool.feed(SwapAnswered(operation="p-99", won=True, document=pool.document))
+    assert swaps_of(pool.feed(Tick())) == []
+    assert pool.won(swap)
+
+
+def test_after_the_store_was_away_a_failure_is_looked_at_again() -> None:
+    pool = Pool()
+    swap = swap_of(pool.probed("red", REFUSED))
+    pool.feed(SwapFailed(operation=swap.operation))
+    pool.now += 30
+    assert pool.feed(Loaded(document=pool.document)) == [Probe(server="red")]
+    assert swap_of(pool.probed("red", REFUSED)).expected == 1
+
+
+# --- faults --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [FaultSource.SOCKET, FaultSource.SHUTDOWN, FaultSource.JOIN])
+def test_a_fault_is_probed_at_once_and_forgiven_if_that_passes(source: FaultSource) -> None:
+    pool = Pool()
+    assert pool.feed(fault(source=source)) == [Probe(server="red")]
+    assert pool.probed("red", PASSED) == []
+
+
+def test_a_probe_that_began_before_the_fault_forgives_nothing() -> None:
+    pool = Pool()
+    began = pool.now
+    pool.feed(fault())
+    assert pool.feed(Probed(server="red", outcome=PASSED, began=began)) == [Probe(server="red")]
+
+
+def test_a_probe_that_stalled_says_nothing_of_a_fault() -> None:
+    pool = Pool()
+    stalled = Probed(server="red", outcome=SILENT, stalled=True)
+    assert pool.feed(stalled) == []
+    pool.feed(fault())
+    assert pool.feed(stalled) == [Probe(server="red")]
+
+
+def test_three_failed_joins_rotate_if_the_probes_pass() -> None:
+    pool = Pool()
+    pool.feed(fault(), fault(), fault())
+    swap = swap_of(pool.probed("red", PASSED))
+    assert swap.rotation is not None
+    assert swap.rotation.reports == 3
+
+
+def test_an_answered_join_starts_the_count_anew() -> None:
+    pool = Pool()
+    pool.feed(fault(), fault(), JoinAnswered(server="red"), fault())
+    assert pool.probed("red", PASSED) == []
+
+
+def test_a_join_answered_by_another_server_does_not() -> None:
+    pool = Pool()
+    pool.feed(fault(), fault(), JoinAnswered(server="green"), fault())
+    assert swaps_of(pool.probed("red", PASSED))
+
+
+def test_failed_joins_outlive_a_drain_of_another_server() -> None:
+    pool = Pool()
+    pool.feed(fault(), fault(), Loaded(document=drained(pool.document, "green")), fault())
+    assert swap_of(pool.probed("red", PASSED)).document.active_server == "blue"
+
+
+def test_late_faults_do_not_count() -> None:
+    pool = Pool()
+    pool.feed(Loaded(document=moved(moved(pool.document, "green"), "red")), *[fault()] * 5)
+    assert pool.probed("red", PASSED) == []
+
+
+def test_a_fault_of_a_newer_document_counts_when_that_is_followed() -> None:
+    pool = Pool()
+    newer = moved(pool.document, "green")
+    pool.feed(*[fault("green", revision=2)] * 3)
+    pool.feed(Loaded(document=newer))
+    pool.now += 20
+    assert swap_of(pool.probed("green", PASSED)).document.active_server == "blue"
+
+
+def test_a_fault_of_another_lineage_never_counts() -> None:
+    pool = Pool()
+    pool.feed(*[fault("green", revision=2)] * 3)
+    pool.feed(Loaded(document=replace(moved(pool.document, "green"), lineage="M")))
+    pool.now += 20
+    assert pool.probed("green", PASSED) == []
+
+
+def test_a_fault_of_a_server_that_is_not_ours_is_not_probed() -> None:
+    assert Pool().feed(fault("purple")) == []
+
+
+def test_the_silence_of_the_active_server_is_checked_with_the_others() -> None:
+    pool = Pool()
+    assert pool.probed("red", SILENT, times=2) == []
+    assert pool.probed("red", SILENT) == [Probe(server="green"), Probe(server="blue")]
+    assert swap_of(pool.probed("green", PASSED)).document.active_server == "green"
+
+
+def test_the_silence_of_a_server_that_is_down_bothers_nobody() -> None:
+    pool = Pool()
+    pool.probed("blue", REFUSED)
+    assert pool.probed("blue", SILENT, times=5) == []
+
+
+# --- requests ------------------------------------------------------------------------------
+
+
+def test_a_rotation_by_hand_is_answered_when_it_is_written() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask()))
+    assert swap.rotation is not None
+    assert (swap.rotation.cause, swap.rotation.to) == (Cause.MANUAL, "green")
+    assert pool.won(swap)[-1] == Answered(request="r1", revision=2, rotation=swap.rotation)
+
+
+def test_a_rotation_to_the_active_server_is_answered_at_once() -> None:
+    assert Pool().feed(ask(to="red")) == [Answered(request="r1", revision=1, rotation=None)]
+
+
+def test_without_a_document_nobody_can_be_served() -> None:
+    (refused,) = PoolMachine(NAMES, Settings(), "p").receive(ask(), START)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.revision) == ("store_unavailable", 0)
+
+
+def test_two_who_ask_one_process_at_once_cause_one_rotation() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask("r1")))
+    pool.feed(ask("r2"))
+    first, second = pool.won(swap)[-2:]
+    assert isinstance(first, Answered)
+    assert isinstance(second, Refused)
+    assert (second.request, second.code, second.revision) == ("r2", "revision_conflict", 2)
+
+
+def test_two_who_ask_two_processes_at_once_cause_one_rotation() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask()))
+    refused = pool.lost(swap, moved(pool.document, "green"))[-1]
+    assert isinstance(refused, Refused)
+    assert refused.code == "revision_conflict"
+
+
+def test_a_named_rotation_that_lost_is_decided_anew() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask(to="blue")))
+    again = swap_of(pool.lost(swap, moved(pool.document, "green")))
+    assert (again.expected, again.document.active_server) == (2, "blue")
+
+
+def test_a_named_rotation_that_somebody_else_did_is_answered() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask(to="blue")))
+    assert pool.lost(swap, moved(pool.document, "blue"))[-1] == Answered(
+        request="r1", revision=2, rotation=None
+    )
+
+
+def test_an_expected_revision_that_lost_is_a_conflict() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask(to="blue", expected=1)))
+    refused = pool.lost(swap, drained(pool.document, "green"))[-1]
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.revision) == ("revision_conflict", 2)
+
+
+def test_an_answer_that_was_lost_shows_in_the_document() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask(expected=1)))
+    pool.feed(SwapFailed(operation=swap.operation))
+    after = drained(swap.document, "blue")
+    assert pool.feed(Loaded(document=after))[-1] == Answered(
+        request="r1", revision=2, rotation=swap.rotation
+    )
+
+
+def test_a_swap_that_was_not_applied_is_repeated() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask(expected=1)))
+    pool.feed(SwapFailed(operation=swap.operation))
+    assert swap_of(pool.feed(Loaded(document=pool.document))).rotation is not None
+
+
+def test_nobody_waits_for_the_store_for_ever() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask("r1")))
+    pool.feed(SwapFailed(operation=swap.operation), ask("r2", to="blue"))
+    assert pool.feed(Tick()) == []
+    pool.now += 6
+    refused = pool.feed(Tick())
+    assert {(a.request, a.code) for a in refused if isinstance(a, Refused)} == {
+        ("r1", "store_outcome_unknown"),
+        ("r2", "store_unavailable"),
+    }
+    assert swaps_of(pool.feed(Loaded(document=pool.document))) == []
+
+
+def test_a_request_waits_for_the_probe_it_needs() -> None:
+    pool = Pool(outcomes={"red": PASSED})
+    assert pool.feed(ask()) == [Probe(server="green"), Probe(server="blue")]
+    pool.probed("green", REFUSED)
+    assert swap_of(pool.probed("blue", PASSED)).document.active_server == "blue"
+
+
+def test_a_request_does_not_wait_for_a_probe_for_ever() -> None:
+    pool = Pool(outcomes={"red": PASSED})
+    pool.feed(ask(to="blue"))
+    assert pool.feed(Tick()) == [Probe(server="blue")]
+    pool.now += 6
+    (refused,) = pool.feed(Tick())
+    assert isinstance(refused, Refused)
+    assert refused.code == "server_not_eligible"
+
+
+def test_a_request_that_waits_does_not_hold_up_the_pool() -> None:
+    pool = Pool(outcomes={"red": PASSED, "green": PASSED})
+    pool.feed(ask(to="blue"))
+    assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
+
+
+# --- what it answers -----------------------------------------------------------------------
+
+
+def test_roles() -> None:
+    shared = replace(
+        document(("red", "green", "blue", "black", "white")),
+        servers={
+            "green": ServerRecord(cool_down_until=START + 60),
+            "blue": ServerRecord(drained=MARK, cool_down_until=START + 60),
+        },
+    )
+    names = ("red", "green", "blue", "black", "white")
+    pool = Pool(names, shared, {**dict.fromkeys(names, PASSED), "black": UNAUTHORIZED})
+    assert [pool.machine.role(name, pool.now) for name in names] == [
+        Role.ACTIVE,
+        Role.COOLING,
+        Role.DRAINED,
+        Role.MISCONFIGURED,
+        Role.STANDBY,
+    ]
+    assert [name for name in names if pool.machine.available(name, pool.now)] == ["red", "white"]
+    assert pool.machine.role("green", START + 60) is Role.STANDBY
+    assert not pool.machine.available("purple", pool.now)
+
+
+def test_health_knows_nothing_of_cool_down() -> None:
+    shared = replace(document(), servers={"green": ServerRecord(cool_down_until=START + 60)})
+    pool = Pool(shared=shared)
+    assert pool.machine.health("green") is Health.UP
+    assert pool.machine.role("green", pool.now) is Role.COOLING
+
+
+def test_a_server_is_joinable_until_it_is_down() -> None:
+    pool = Pool(outcomes={"green": REFUSED})
+    assert pool.machine.joinable("red", pool.now)
+    assert not pool.machine.joinable("green", pool.now)
+    assert not pool.machine.joinable("purple", pool.now)
+
+
+def test_health_is_heard_from_the_process_that_probes() -> None:
+    pool = Pool(outcomes={})
+    pool.feed(RowsSeen(lists=(NAMES,), health={"green": True, "blue": False}))
+    assert pool.machine.health("green") is Health.UP
+    assert not pool.machine.joinable("blue", pool.now)
+    assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
+
+
+def test_refused_clients_are_told_to_come_back_later_and_later() -> None:
+    pool = Pool(outcomes=dict.fromkeys(NAMES, REFUSED))
+    waits = []
+    for _ in range(6):
+        pool.feed(Tick())
+        waits.append(pool.machine.retry_after(pool.now))
+        pool.now += 12
+    assert waits == [1, 4, 7, 10, 10, 10]
+    pool.probed("red", PASSED, times=2)
+    assert pool.machine.retry_after(pool.now) == 1
+
+
+def test_a_note_is_told_once_until_it_has_ended() -> None:
+    pool = Pool()
+    pool.probed("green", REFUSED)
+    pool.probed("blue", REFUSED)
+    assert notes_of(pool.probed("red", REFUSED)) == [NoteEvent.NO_SERVER]
+    assert pool.feed(Tick(), Tick()) == []
+    pool.probed("red", PASSED)
+    assert notes_of(pool.probed("red", REFUSED)) == [NoteEvent.NO_SERVER]
+
+
+def test_the_silence_of_all_suspends_judgement() -> None:
+    pool = Pool()
+    pool.probed("red", SILENT)
+    pool.probed("green", SILENT)
+    before = pool.machine.suspended
+    assert notes_of(pool.probed("blue", SILENT)) == [NoteEvent.ALL_SILENT]
+    assert (before, pool.machine.suspended) == (False, True)
+
+
+def test_participants_of_all_processes_set_the_pace() -> None:
+    pool = Pool()
+    pool.feed(RowsSeen(lists=(NAMES,), participants=1000))
+    swap = swap_of(pool.probed("red", REFUSED))
+    assert swap.rotation is not None
+    assert swap.rotation.window == swap.document.window == 5.0
