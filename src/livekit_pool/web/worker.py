@@ -17,7 +17,7 @@ import uvloop
 from ..exceptions import ConfigurationError
 from ..pool import Pool
 from .app import create_app
-from .gateway import validate
+from .gateway import twirp, validate
 from .gateway.gateway import Gateway
 from .http import HttpProtocol
 from .life import Life
@@ -106,7 +106,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Life) -> None:
 
 def _uvicorn(settings: Settings, pool: Pool, gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(pool, settings, (validate.router(gateway),)),
+        create_app(pool, settings, (validate.router(gateway), twirp.router(pool))),
         http=HttpProtocol,
         ws=gateway.connection,  # type: ignore[arg-type]  # uvicorn only calls it
         loop="none",  # the loop is ours already
