@@ -312,8 +312,9 @@ class Pool:
         return await self.driver.store.placement(room)
 
     async def placed_servers(self) -> set[str]:
-        """Names of the servers on which living processes have rooms, and the active one."""
-        return set(await self.driver.store.rooms()) | {self.document.active_server}
+        """Names of the servers on which rooms are placed, and the active one."""
+        placed = {placement.server for placement in await self.driver.store.placements()}
+        return placed | {self.document.active_server}
 
     def on_the_move(self, room: str) -> bool:
         """Whether participants of ``room`` may be on their way between servers just now."""
