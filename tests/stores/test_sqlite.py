@@ -168,22 +168,22 @@ class TestFile:
         """Another process would begin a new one, and the pool would be two."""
         elsewhere = path.with_name("elsewhere.db")
 
-        async def refused() -> bool:
-            try:
-                await store.rows()
-            except StoreUnavailable as error:
-                return "was removed or replaced" in str(error)
-            return False
+        async def refused() -> int:
+            calls = (store.rows(), store.place("standup", "red", 1))
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            refusals = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+            assert all("was removed or replaced" in str(refusal) for refusal in refusals)
+            return len(refusals)
 
         async with store_at(path) as store, asyncio.timeout(20):
             await store.create(first_document(), "a")
             path.rename(elsewhere)
-            while not await refused():
+            while await refused() < 2:
                 pass
             path.touch()
-            assert await refused()
+            assert await refused() == 2
             elsewhere.rename(path)
-            while await refused():
+            while await refused() > 0:
                 pass
             second = following(first_document())
             assert (await store.swap(1, second, "b")).outcome is SwapOutcome.WON
@@ -460,11 +460,16 @@ class TestLock:
             assert await store.placements() == []
             assert (await store.swap(1, following(first), "c")).outcome is SwapOutcome.WON
 
-    async def test_does_not_keep_readers_waiting(self, path: Path) -> None:
+    @pytest.mark.parametrize("write", ["beat", "place"])
+    async def test_does_not_keep_readers_waiting(self, path: Path, write: str) -> None:
         async with store_at(path) as store:
             await store.create(first_document(), "a")
             async with lock_held(path):
-                writing = asyncio.create_task(store.beat(process_row("p1")))
+                writing: asyncio.Future[object]
+                if write == "beat":
+                    writing = asyncio.ensure_future(store.beat(process_row("p1")))
+                else:
+                    writing = asyncio.ensure_future(store.place("retro", "red", 1))
                 reads = 0
                 while not writing.done() and reads < 20:
                     await store.load()
@@ -553,6 +558,10 @@ class TestProcesses:
             first, refused, second = await asyncio.gather(*calls, return_exceptions=True)
 
             assert isinstance(refused, ValueError)
+            # Nor does it leave the lock behind.
+            with pytest.raises(ValueError, match="surrogates"):
+                await store.place("\ud800", "red", 1)
+            await store.beat(process_row("p1"))
             assert [first, second] == [
                 Placement(room=room, server="red", revision=1) for room in ("a", "b")
             ]
