@@ -118,7 +118,7 @@ async def test_who_never_gets_active_is_told_after_ten_seconds(
 ) -> None:
     alice, bob = (signals(pool.url, pool.token(ROOM, name)) for name in ("alice", "bob"))
     joined = await alice.join()
-    await pool.rotate("right after a join")
+    await pool.rotate("right after a join", to="green")
     rotated = time.monotonic()
     await asyncio.sleep(joined.at + 5 - time.monotonic())
     # The room waits for who is not settled, and who joins meanwhile comes to where it is.
@@ -146,16 +146,17 @@ async def test_a_join_not_passed_on_goes_to_the_new_server(
         bob = signals(pool.url, pool.token(ROOM, "bob"))
         carol = signals(pool.url, pool.token(ROOM, "carol"), version=1)
         await bob.join()
-        await settled(bob)
+        await bob.resume()  # and so he is settled in a second: until then his room stays
         before = len(before_red.conversations)
         before_red.hold()
         joins = [asyncio.create_task(who.join()) for who in (alone, carol)]
         held = [await before_red.conversation(before + number) for number in (0, 1)]
         await until(lambda: all(each.answered for each in held), seconds=5, what="both answered")
 
-        await pool.rotate("while they join")
+        await pool.rotate("while they join", to="green")
 
-        # The old server's answer is still kept back: nobody has to wait for it.
+        # The old server's answer is still kept back: nobody has to wait for it. Nor for each
+        # other: Carol's room moves when Bob is settled.
         for join in joins:
             assert server_of(await join, livekit_servers) == "green"
         assert alone.leaves == carol.leaves == []
@@ -328,7 +329,7 @@ async def test_an_answer_that_comes_before_the_news_of_the_move(
         held = await before_red.conversation(number)
         await until(lambda: held.answered, seconds=5, what="the old server has answered")
         async with frozen(late):
-            await here.rotate("while the other process sleeps")
+            await here.rotate("while the other process sleeps", to="green")
             await bob.gets("leave")
             before_red.release()
             await held.hears("join")
@@ -363,7 +364,7 @@ async def test_a_process_that_hears_late(
         }
         async with frozen(late):
             stopped = time.monotonic()
-            await here.rotate("while the other process sleeps")
+            await here.rotate("while the other process sleeps", to="green")
             joining = {room: asyncio.create_task(who.join()) for room, who in new.items()}
             assert server_of(await bob.comes_back(), livekit_servers) == "green"
             await asyncio.sleep(stopped + seconds - time.monotonic())
