@@ -202,7 +202,7 @@ class Driver:
         return self._store_ok
 
     def now(self) -> float:
-        """The store's time, in seconds since the epoch; runs on the monotonic clock between reads."""
+        """The store's time, seconds since the epoch; runs on the monotonic clock between reads."""
         return time.monotonic() + self._base
 
     def stalled(self) -> bool:
@@ -254,7 +254,12 @@ class Driver:
         return self._passed.get(server, 0.0) >= moment
 
     def fault(
-        self, server: str, kind: Cause, source: FaultSource, detail: str = "", revision: int | None = None
+        self,
+        server: str,
+        kind: Cause,
+        source: FaultSource,
+        detail: str = "",
+        revision: int | None = None,
     ) -> None:
         """Evidence against ``server``, seen at ``revision`` (default: now's)."""
         seen_at = self.document.revision if revision is None else revision
@@ -311,7 +316,9 @@ class Driver:
             async with asyncio.timeout(10):
                 return await answer
         except TimeoutError:
-            raise StoreUnavailable("the store did not answer in time; nothing was rotated") from None
+            raise StoreUnavailable(
+                "the store did not answer in time; nothing was rotated"
+            ) from None
         finally:
             del self._requests[request]
 
@@ -493,7 +500,7 @@ class Driver:
         self.feed(RowsSeen(lists=lists, health=health, participants=participants))
 
     async def _clean(self) -> None:
-        """Let placements lapse that nobody renewed for a minute and whose server has no such room."""
+        """Let placements lapse that nobody renewed for a minute, once their server has no room."""
         while True:
             await asyncio.sleep(15)
             if not self.probing:

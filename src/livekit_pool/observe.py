@@ -66,7 +66,11 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        parts = [f"{moment}.{int(record.msecs):03d}Z", f"{record.levelname:<7}", record.getMessage()]
+        parts = [
+            f"{moment}.{int(record.msecs):03d}Z",
+            f"{record.levelname:<7}",
+            record.getMessage(),
+        ]
         for key, value in getattr(record, "fields", {}).items():
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
             if not text or any(c in text for c in ' "=') or not text.isprintable():

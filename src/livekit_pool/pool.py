@@ -167,7 +167,7 @@ class Pool:
         return await self.driver.fresh(revision)
 
     def joinable(self, server: str) -> bool:
-        """Whether a join may be sent to ``server``: it is one of the pool's and not confirmed down."""
+        """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
         return self.driver.joinable(server)
 
     def retry_after(self) -> int:
@@ -332,9 +332,7 @@ class Pool:
             placement = await self.place(room) if room else None
             server = placement.server if placement else document.active_server
             if self.joinable(server):
-                return placement or Placement(
-                    room="", server=server, revision=document.revision
-                )
+                return placement or Placement(room="", server=server, revision=document.revision)
             if time.monotonic() >= deadline:
                 return None
             await asyncio.sleep(0.05)

@@ -78,7 +78,9 @@ class Rooms:
         self._driver = driver
         self._store = driver.store
         self._rooms: dict[str, Room] = {}
-        self._learned: dict[int, float] = {}  # active_since -> monotonic time this process heard of it
+        self._learned: dict[
+            int, float
+        ] = {}  # active_since -> monotonic time this process heard of it
         self._moved_at: dict[str, float] = {}  # rooms that moved lately, by monotonic time
         self._writes: asyncio.Queue[tuple[str, Room]] = asyncio.Queue()
         self._listeners: list[Callable[[str], None]] = []
@@ -104,9 +106,7 @@ class Rooms:
 
     def sessions(self) -> Mapping[str, int]:
         """Server name -> participants connected through this process."""
-        return Counter(
-            session.server for room in self._rooms.values() for session in room.sessions
-        )
+        return Counter(session.server for room in self._rooms.values() for session in room.sessions)
 
     # -- where a room is --
 

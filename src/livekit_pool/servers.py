@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Self
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 from .exceptions import ConfigurationError

@@ -44,14 +44,12 @@ class Meeting:
         await until(both, seconds=seconds, what=f"both participants are on {server}")
 
     async def settled(self) -> None:
-        """Wait until both can bear a move at once: the pool shows it by a revision that both know."""
+        """Wait until both joined so long ago that they can bear a move at once."""
         await self.runs()
-        for who in (self.alice, self.bob):
-            await until(
-                lambda who=who: who.events and time.monotonic() - who.events[0].at > 1.5,
-                seconds=5,
-                what="both joined a while ago",
-            )
+        last_join = max(who.events[0].at for who in (self.alice, self.bob))
+        await until(
+            lambda: time.monotonic() - last_join > 1.5, seconds=5, what="both joined a while ago"
+        )
 
     def gap(self, since: float) -> float:
         """The longest silence in Alice's messages at Bob's and in his at hers, since then."""

@@ -95,6 +95,19 @@ class Storm:
         raise AssertionError("no worker rotates")
 
 
+async def meets_again(who: Participant, members: list[Participant], pool: PoolProcess) -> None:
+    """Wait until ``who`` sees exactly the others of its room, guests aside."""
+    others = {other.identity for other in members} - {who.identity}
+    await until(
+        lambda: who.connected and {i for i in who.seen if i.startswith("p")} == others,
+        seconds=40,
+        what=lambda: (
+            f"{who.identity} meets its room; it sees {who.seen}\n"
+            f"{who.history()}\n{pool.log_end(60)}"
+        ),
+    )
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1])
 async def test_a_storm(pool: PoolProcess, livekit_servers: list[LocalServer], seed: int) -> None:
@@ -117,14 +130,7 @@ async def test_a_storm(pool: PoolProcess, livekit_servers: list[LocalServer], se
         # Everybody of a room meets again; guests that were cut off in the middle may linger.
         for members in people.values():
             for who in members:
-                others = {other.identity for other in members} - {who.identity}
-                await until(
-                    lambda who=who, others=others: who.connected
-                    and {i for i in who.seen if i.startswith("p")} == others,
-                    seconds=40,
-                    what=lambda who=who: f"{who.identity} meets its room; it sees {who.seen}\n"
-                    f"{who.history()}\n{pool.log_end(60)}",
-                )
+                await meets_again(who, members, pool)
         assert storm.failed == []
         assert storm.joins > 20
         for members in people.values():

@@ -125,7 +125,7 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
     """
     candidates = list(candidates)
     choice = next_available(candidates)
-    if choice.server or choice.probe or any(c.available and c.shared for c in candidates):
+    if choice.probe or any(c.available and c.shared for c in candidates):
         return choice
     resting = [c for c in candidates if c.resting]
     if not resting:

@@ -89,7 +89,9 @@ def _answer_foreign(situation: Situation) -> Decision:
     if document.server_count != len(names) and not situation.one_list:
         return _NOTHING  # the index counts in another list than ours
     target = names[index] if index < len(names) else None
-    if target is not None and target != situation.active and document.paused is None:
+    if target == situation.active:
+        return Decision(document=listed(document, names))
+    if target is not None and document.paused is None:
         candidate = situation.candidate(target)
         if candidate.choosable:
             reason = document.last_error or "rotated by a foreign client"

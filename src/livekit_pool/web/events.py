@@ -96,9 +96,7 @@ class Events:
         """A listener that gets what is announced while the block runs."""
         listener = Listener()
         self._listeners.add(listener)
-        if self._closed:
-            listener.close()
-        elif self._task is None or self._task.done():
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._spread(), name="events")
         try:
             yield listener

@@ -157,6 +157,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.IDLE
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """An answer is complete: go on with the next request, unless that never will be."""
+        half = self._phase is _Phase.DEAF and len(self.pipeline) == 1 and self.cycle.more_body
+        if half:
+            self.pipeline.clear()
+        super().on_response_complete()
+        if half:
+            self.transport.close()
+
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the class for WebSockets, and let go of it."""
         if self._owed is not None:  # its answer would be written between the frames
@@ -226,8 +235,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False  # earlier requests get their answers; then uvicorn closes
             return
         if self.pipeline:
-            self.transport.close()  # half a request behind others: not worth their answers
-            return
+            return  # so do they here; see on_response_complete
         if cycle is not None:  # it will not be complete
             cycle.disconnected = True
             cycle.message_event.set()

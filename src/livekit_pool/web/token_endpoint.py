@@ -42,7 +42,7 @@ def _readable(config: dict[str, Any]) -> dict[str, Any]:
 class TokenRequest(BaseModel):
     """``TokenSourceRequest``."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore")
 
     room_name: str | None = Field(default=None, description="By default a new room.")
     participant_name: str | None = None

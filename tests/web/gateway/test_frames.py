@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from livekit.protocol import rtc
+from livekit.protocol import models, rtc
 
 from livekit_pool.web.gateway import signal
 from livekit_pool.web.gateway.frames import (
@@ -215,7 +215,9 @@ def test_accept_key_is_that_of_the_rfc() -> None:
 
 
 def test_leave_sets_both_ways_of_saying_it_and_never_reason_one() -> None:
-    response = rtc.SignalResponse.FromString(signal.leave(rtc.LeaveRequest.RECONNECT, 3))
+    response = rtc.SignalResponse.FromString(
+        signal.leave(rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN)
+    )
 
     assert response.leave.can_reconnect
     assert response.leave.action == rtc.LeaveRequest.RECONNECT

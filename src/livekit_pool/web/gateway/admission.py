@@ -140,7 +140,10 @@ class Inquiry:
     def _of_this_lineage(self) -> bool:
         # A revision far above ours comes from a document that was lost: reading again is no use.
         location = self._claims.location
-        return location is not None and location.revision <= self._gateway.pool.document.revision + 1000
+        return (
+            location is not None
+            and location.revision <= self._gateway.pool.document.revision + 1000
+        )
 
     def _outdated(self, placement: Placement) -> bool:
         """Whether a resume comes from another server than where the room is now."""
@@ -305,9 +308,9 @@ class Admission(Inquiry):
         resumed = self._request.query.resume
         relay.open(upstream, room, placement.server, payload, resumed=resumed)
         pool.rooms.add(room, relay, unsettled=True)
+        relay.pass_first(answer.head, answer.first)
         gateway.opened(relay)
         pool.join_answered(placement.server)
-        relay.pass_first(answer.head, answer.first)
         return True
 
 

@@ -171,9 +171,7 @@ class Gateway:
         """Its room moves when its server is given up; until that is decided it waits."""
         if relay.phase is not Phase.ORPHANED:
             self._orphans.discard(relay)
-        elif age >= _ORPHAN_VERDICT and self.pool.driver.answered_since(
-            relay.server, relay.since
-        ):
+        elif age >= _ORPHAN_VERDICT and self.pool.driver.answered_since(relay.server, relay.since):
             self._orphans.discard(relay)
             relay.release()
         elif age >= _ORPHAN_PATIENCE:

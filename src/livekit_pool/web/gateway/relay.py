@@ -47,6 +47,7 @@ _FROM_CLIENT: Final = frozenset({signal.REQUEST_LEAVE})
 _WHILE_SETTLING: Final = frozenset(
     {signal.UPDATE, signal.LEAVE, signal.REFRESH_TOKEN, signal.ROOM_MOVED, signal.RECONNECT}
 )
+_PASSED_UNREAD: Final = frozenset({signal.JOIN, signal.RECONNECT})
 _SETTLED: Final = _WHILE_SETTLING - {signal.UPDATE}
 
 # Each reason phrase is what LiveKit's own server (Go's net/http) says.
@@ -147,7 +148,8 @@ class SignalRelay(asyncio.Protocol):
 
     def _from_client(self, data: bytes) -> None:
         upstream = self.upstream
-        assert upstream is not None and self._client is not None
+        assert upstream is not None
+        assert self._client is not None
         try:
             pieces = self._client.feed(data)
         except FrameError as error:
@@ -164,12 +166,12 @@ class SignalRelay(asyncio.Protocol):
                 upstream.transport.write(piece)
 
     def _refuse_frames(self, error: FrameError) -> None:
-        """The client broke the protocol: close with the code that says so; the server hears 1006."""
+        """The client broke the protocol: close with the code that says so."""
         self.transport.write(close_frame(error.code))
         self.transport.close()
 
     def _drop(self, data: bytes) -> None:
-        """After a goodbye of ours only the client's close frame counts: livekit-client waits for it."""
+        """After a goodbye of ours the client's close frame counts: livekit-client waits for it."""
         try:
             pieces = self._client.feed(data) if self._client is not None else b""
         except FrameError:
@@ -211,7 +213,7 @@ class SignalRelay(asyncio.Protocol):
     # -- admission --
 
     def refuse(self, status: int, text: str, retry_after: int | None = None) -> None:
-        """Answer the upgrade request with ``status``, as LiveKit's server would: plain text, CORS open."""
+        """Answer the upgrade request with ``status``, as LiveKit's server does: text, CORS open."""
         body = text.encode()
         head = (
             f"HTTP/1.1 {status} {_PHRASES.get(status, 'Error')}\r\n"
@@ -261,10 +263,22 @@ class SignalRelay(asyncio.Protocol):
 
     def pass_first(self, head: bytes, first: tuple[bytes | Message, ...]) -> None:
         """Pass the server's answer on: its head and what came with it."""
+        first_message = first[0]
+        if isinstance(first_message, Message) and first_message.kind in _PASSED_UNREAD:
+            # The client has waited long enough: what there is to learn can be learnt afterwards.
+            self.transport.write(head + first_message.raw)
+            self._gateway.loop.call_soon(self._after_first, first_message, first[1:])
+        else:
+            self.transport.write(head)
+            self._after_first(None, first)
+
+    def _after_first(self, message: Message | None, rest: tuple[bytes | Message, ...]) -> None:
         upstream = self.upstream
-        assert upstream is not None
-        self.transport.write(head)
-        self._pass(first)
+        if self.phase is not Phase.OPEN or upstream is None:
+            return
+        if message is not None:
+            self._read(message)
+        self._pass(rest)
         if self._early:
             early, self._early = self._early, None
             self.data_received(early)
@@ -280,9 +294,11 @@ class SignalRelay(asyncio.Protocol):
         if self.phase is not Phase.OPEN:
             return
         upstream = self.upstream
-        assert upstream is not None and upstream.stream is not None
+        assert upstream is not None
+        stream = upstream.stream
+        assert stream is not None
         try:
-            pieces = upstream.stream.feed(data)
+            pieces = stream.feed(data)
         except FrameError:
             upstream.transport.abort()
             return
@@ -290,7 +306,7 @@ class SignalRelay(asyncio.Protocol):
             self.transport.write(pieces)
         else:
             self._pass(pieces)
-        if self._move is not None and upstream.stream.at_boundary:
+        if self._move is not None and stream.at_boundary:
             self._tell(self._move)
 
     def _pass(self, pieces: Sequence[bytes | Message]) -> None:
@@ -394,15 +410,14 @@ class SignalRelay(asyncio.Protocol):
         if self.phase is Phase.ORPHANED:
             self._tell(placement)
         elif self.phase is Phase.OPEN:
-            assert self.upstream is not None and self.upstream.stream is not None
             self._move = placement
-            if self.upstream.stream.at_boundary:
+            if (stream := self._stream) is not None and stream.at_boundary:
                 self._tell(placement)
 
     def _tell(self, placement: Placement) -> None:
         """``refresh_token`` with the news, then Leave; goodbye to the old server for the client."""
         self._move = None
-        stream = self.upstream.stream if self.upstream is not None else None
+        stream = self._stream
         if stream is None or not stream.at_boundary:
             self.transport.abort()  # its server died within a frame: nothing can follow that
             return
@@ -427,28 +442,22 @@ class SignalRelay(asyncio.Protocol):
 
     def send_away(self) -> None:
         """An orphan with no server to go to: the client comes back until there is one."""
-        if self.upstream is not None and self.upstream.stream is not None:
-            if self.upstream.stream.at_boundary:
-                self._say_leave(
-                    rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN
-                )
-                return
-        self.transport.abort()
+        stream = self._stream
+        if stream is not None and stream.at_boundary:
+            self._say_leave(rtc.LeaveRequest.RECONNECT, models.DisconnectReason.SERVER_SHUTDOWN)
+        else:
+            self.transport.abort()
 
     def resume_elsewhere(self) -> None:
         """This process ends: the client resumes through another, to the same server."""
-        stream = self.upstream.stream if self.upstream is not None else None
+        stream = self._stream
         if self.phase is not Phase.OPEN or stream is None or not stream.at_boundary:
             self.transport.abort()
             return
         self._say_leave(rtc.LeaveRequest.RESUME, models.DisconnectReason.SERVER_SHUTDOWN)
         self._give_up_upstream(goodbye=False)
 
-    def _say_leave(
-        self,
-        action: rtc.LeaveRequest.Action,
-        reason: models.DisconnectReason,
-    ) -> None:
+    def _say_leave(self, action: rtc.LeaveRequest.Action, reason: models.DisconnectReason) -> None:
         self.transport.write(encode(signal.leave(action, reason)))
         self._linger()
 
@@ -460,8 +469,9 @@ class SignalRelay(asyncio.Protocol):
 
     def _give_up_upstream(self, *, goodbye: bool) -> None:
         """
-        Let go of the server's side, if that was not done before; with ``goodbye`` the participant is gone there at once.
+        Let go of the server's side, if that was not done before.
 
+        With ``goodbye`` the participant is gone there at once.
         If a frame of the client's was passed on in part, the goodbye would be taken for its
         rest: then the connection is cut, and the server notices by itself.
         """
@@ -476,13 +486,18 @@ class SignalRelay(asyncio.Protocol):
         upstream.transport.write(close_frame(1000, secrets.token_bytes(4)))
         self._gateway.loop.call_later(LINGER, upstream.transport.abort)
 
+    @property
+    def _stream(self) -> FrameStream | None:
+        """The server's direction of the connection, while there is one."""
+        return self.upstream.stream if self.upstream is not None else None
+
     # -- the end --
 
     def becomes_settled(self) -> None:
         """Its client can bear a move from now on."""
         self.settled = True
-        if self.upstream is not None and self.upstream.stream is not None:
-            self.upstream.stream.wanted = _SETTLED
+        if (stream := self._stream) is not None:
+            stream.wanted = _SETTLED
 
     def _leave_room(self) -> None:
         room, self.room = self.room, None

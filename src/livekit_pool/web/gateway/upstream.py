@@ -116,16 +116,14 @@ class Upstream(asyncio.Protocol):
         if status == 101:
             self._judge_first(head, body, ended)
             return
-        fields = dict(
-            (name.strip().lower(), value.strip())
+        fields = {
+            name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-        )
+        }
         length = fields.get(b"content-length", b"")
         whole = length.isdigit() and len(body) >= int(length)
         if whole or ended or len(body) > _BODY_LIMIT:
-            self._set(
-                Answer(status, body=body, content_type=fields.get(b"content-type", b""))
-            )
+            self._set(Answer(status, body=body, content_type=fields.get(b"content-type", b"")))
 
     def _judge_first(self, head: bytes, body: bytes, ended: bool) -> None:
         stream = FrameStream(masked=False, wanted=EVERY_KIND)
