@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from livekit_pool.exceptions import ConfigurationError
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token, sign
@@ -18,6 +20,9 @@ GOOD = {"sub": "olga", "pool": "admin", "exp": time.time() + 600}
 REFUSED = {
     "no token": {},
     "another scheme": {"Authorization": "Basic b2xnYTpzZWNyZXQ="},
+    "a good token, another scheme": {
+        "Authorization": ADMIN["Authorization"].replace("Bearer", "Token")
+    },
     "an empty token": {"Authorization": "Bearer "},
     "no JWT": {"Authorization": "Bearer nonsense"},
     "a token of a server's key": {
@@ -152,6 +157,13 @@ async def test_others_need_a_token_everywhere(
 
     assert error(answer) == (401, "token_missing")
     assert pool.calls == []
+
+
+async def test_who_comes_by_a_unix_socket_may_come_from_anywhere() -> None:
+    pool = FakePool(settings(host="127.0.0.1"))
+    scope: dict[str, Any] = {"type": "http", "client": None, "headers": []}
+
+    assert not Access(pool.settings).is_open_to(Request(scope))
 
 
 async def test_being_local_opens_nothing_else() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter
 
 from livekit_pool.core.actions import Announce
 from livekit_pool.exceptions import StoreUnavailable
@@ -231,6 +232,26 @@ async def test_a_stop_ends_every_stream(pool: FakePool, served: Served) -> None:
         served.server.should_exit = True
         assert await one.event() is None
         assert await two.event() is None
+
+
+async def test_a_stop_is_heard_also_beside_routers_with_a_life_of_their_own(
+    pool: FakePool,
+) -> None:
+    lived: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        lived.append("begun")
+        yield
+        lived.append("ended")
+
+    app = create_app(pool.pool, routers=[APIRouter(lifespan=lifespan)])
+    async with serving(app) as served, listening(served) as stream:
+        await stream.event()
+        assert lived == ["begun"]
+        served.server.should_exit = True
+        assert await stream.event() is None
+    assert lived == ["begun", "ended"]
 
 
 async def test_a_closed_pool_ends_every_stream_and_a_new_one_may_begin(
