@@ -127,6 +127,7 @@ class Driver:
         self._last_tick = time.monotonic()
         self._store_ok = True
         self._known_health: dict[str, Health] = {}
+        self._news = asyncio.Event()  # something that other processes want to hear at once
         self._loading: asyncio.Task[Document] | None = None
 
     # -- life --
@@ -343,6 +344,7 @@ class Driver:
             health = self.machine.health(name)
             if health is not self._known_health.get(name):
                 self._known_health[name] = health
+                self._news.set()
                 for listener in self._health_listeners:
                     listener(name)
 
@@ -485,7 +487,10 @@ class Driver:
                 self._store_answered(True)
             except (StoreError, TimeoutError):
                 self._store_answered(False)
-            await asyncio.sleep(BEAT)
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT):
+                    await self._news.wait()
 
     async def _read_rows(self) -> None:
         rows = await self.store.rows()
