@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from livekit_pool.core.actions import Action, Note, Swap
-from livekit_pool.core.document import Document, new_document
+from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, new_document, rotated
 from livekit_pool.core.events import (
     Event,
     Loaded,
@@ -22,6 +23,7 @@ from livekit_pool.core.situation import Situation
 
 NAMES = ("red", "green", "blue")
 START = 1000.0
+MARK = Mark(by="ann", since=START, reason="")
 PASSED, REFUSED, SILENT, FAILED, UNAUTHORIZED = (
     ProbeOutcome.PASSED,
     ProbeOutcome.REFUSED,
@@ -67,6 +69,20 @@ def situation(
         foreign_from=foreign_from,
         now=now,
     )
+
+
+def moved(shared: Document, to: str) -> Document:
+    """``shared`` after somebody rotated by hand."""
+    after, _ = rotated(
+        shared, to=to, names=NAMES, cause=Cause.MANUAL, reason="moved", actor="ben", now=START
+    )
+    return after
+
+
+def drained(shared: Document, server: str) -> Document:
+    """``shared`` after somebody drained ``server``."""
+    record = ServerRecord(drained=MARK)
+    return replace(shared, revision=shared.revision + 1, servers={server: record})
 
 
 class Pool:

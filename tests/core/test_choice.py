@@ -85,6 +85,11 @@ def test_the_last_resort_is_the_cool_down_that_ends_first() -> None:
     assert last_resort([later, sooner, COOLING]) == Choice(server="sooner")
 
 
+def test_only_who_is_in_cool_down_rests() -> None:
+    assert COOLING.resting
+    assert not replace(COOLING, cooling_until=None).resting
+
+
 def test_the_last_resort_waits_for_an_available_server_that_missed_one_probe() -> None:
     assert last_resort([COOLING, BLINKING]) == Choice()
     assert last_resort([COOLING, replace(BLINKING, shared=False)]).server == "cooling"

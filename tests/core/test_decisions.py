@@ -154,6 +154,14 @@ def test_three_failed_joins_are_a_reason_to_leave() -> None:
     assert changed(decision).record("red").cool_down_until == START + 5
 
 
+def test_failed_joins_without_a_detail_are_counted_in_the_reason() -> None:
+    faults = failed_joins(4)
+    faults.detail = ""
+    rotation = decide(situation(document(), book(ALL_WELL), faults=faults)).rotation
+    assert rotation is not None
+    assert rotation.reason == "4 joins in a row failed"
+
+
 def test_failed_joins_wait_for_the_interval_after_a_rotation() -> None:
     at = START + 100
     before, _ = rotated(
@@ -207,6 +215,11 @@ def test_a_server_that_nobody_has_any_more_is_left_for_any() -> None:
     assert changed(decide(here)).active_server == "green"
 
 
+def test_a_server_that_all_have_is_better_than_the_next_one() -> None:
+    here = situation(document(), book(ALL_WELL, SHORT), names=SHORT, lists=(SHORT, ("blue",)))
+    assert changed(decide(here)).active_server == "blue"
+
+
 def test_before_the_lists_were_read_nothing_counts_as_removed() -> None:
     here = replace(situation(document(), book(ALL_WELL, SHORT), names=SHORT), lists=None)
     assert decide(here) == Decision()
@@ -248,7 +261,7 @@ def test_a_foreign_rotation_to_an_available_server_is_adopted() -> None:
 @pytest.mark.parametrize(
     "shared",
     [
-        replace(FOREIGN, active_server_index=7),
+        replace(FOREIGN, active_server_index=3),
         replace(FOREIGN, paused=MARK),
         replace(FOREIGN, servers={"blue": ServerRecord(drained=MARK)}),
         replace(FOREIGN, servers={"blue": ServerRecord(cool_down_until=START + 1)}),
@@ -261,7 +274,16 @@ def test_a_foreign_rotation_to_any_other_is_undone_with_a_note(shared: Document)
     assert after.foreign_index is None, "once"
     assert rotation is not None
     assert (rotation.from_, rotation.to, rotation.cause) == ("red", "red", Cause.FOREIGN)
+    place = "position 3" if shared.active_server_index == 3 else "blue"
+    assert rotation.reason == f"a foreign client rotated to {place}: not followed"
     assert notes(decision) == [NoteEvent.FOREIGN_WRITTEN_BACK]
+
+
+def test_a_foreign_rotation_to_the_active_server_changes_positions_only() -> None:
+    turned = ("green", "blue", "red")
+    decision = decide(situation(FOREIGN, book(ALL_WELL, turned), names=turned))
+    assert (decision.rotation, decision.notes) == (None, ())
+    assert changed(decision).active_server_index == 2
 
 
 def test_a_foreign_rotation_to_a_dead_server_is_undone() -> None:
@@ -280,6 +302,12 @@ def test_a_foreign_index_that_counts_in_another_list_waits() -> None:
     here = situation(FOREIGN, book(ALL_WELL, turned), names=turned, lists=(turned, NAMES))
     assert decide(here) == Decision()
     assert changed(decide(replace(here, lists=(turned,)))).active_server == "blue"
+
+
+def test_lists_of_one_length_do_not_hold_up_a_foreign_rotation() -> None:
+    shared = replace(FOREIGN, active_server_index=1)
+    here = situation(shared, book(ALL_WELL), lists=(NAMES, NAMES[:2]))
+    assert changed(decide(here)).active_server == "green"
 
 
 def test_a_foreign_rotation_comes_before_what_the_pool_would_do() -> None:

@@ -47,7 +47,7 @@ def test_a_rotation_moves_the_active_server_and_its_revision() -> None:
     assert (after.last_rotation, after.window) == (START + 1, 2.5)
     assert (rotation.revision, rotation.from_, rotation.to) == (2, "red", "blue")
     assert (rotation.reports, rotation.at) == (4, START + 1)
-    assert after.last_error is None
+    assert (after.last_error, after.last_error_time) == (None, None)
 
 
 def test_a_rotation_told_from_the_document_lacks_only_the_reports() -> None:

@@ -6,7 +6,7 @@ import math
 from enum import StrEnum
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livekit_pool.core.fields import Fields
@@ -107,6 +107,7 @@ def test_inner_fields_name_their_path_and_share_the_repairs() -> None:
     assert fields.inner("paused") is None
 
 
+@settings(derandomize=True, database=None, deadline=None)
 @given(st.dictionaries(st.just("key"), st.recursive(st.none() | st.text() | st.floats(), st.lists)))
 def test_nothing_stored_breaks_a_reader(mapping: dict[str, object]) -> None:
     fields = Fields(mapping)

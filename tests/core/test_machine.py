@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, Answered, NoteEvent, Probe, Refused
-from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
+from livekit_pool.core.actions import Announce, NoteEvent, Probe
+from livekit_pool.core.document import Cause, ServerRecord
 from livekit_pool.core.events import (
     FaultSeen,
     FaultSource,
@@ -23,6 +23,7 @@ from livekit_pool.core.events import (
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import PoolMachine, Role
 from tests.core.samples import (
+    MARK,
     NAMES,
     PASSED,
     REFUSED,
@@ -31,25 +32,12 @@ from tests.core.samples import (
     UNAUTHORIZED,
     Pool,
     document,
+    drained,
+    moved,
     notes_of,
     swap_of,
     swaps_of,
 )
-
-MARK = Mark(by="ann", since=START, reason="")
-
-
-def moved(shared: Document, to: str, now: float = START) -> Document:
-    """``shared`` after somebody rotated by hand."""
-    after, _ = rotated(
-        shared, to=to, names=NAMES, cause=Cause.MANUAL, reason="moved", actor="ben", now=now
-    )
-    return after
-
-
-def drained(shared: Document, server: str) -> Document:
-    record = ServerRecord(drained=MARK)
-    return replace(shared, revision=shared.revision + 1, servers={server: record})
 
 
 def fault(
@@ -289,6 +277,13 @@ def test_three_failed_joins_rotate_if_the_probes_pass() -> None:
     assert swap.rotation.reports == 3
 
 
+def test_joins_that_fail_while_the_server_is_silent_do_not_count() -> None:
+    pool = Pool()
+    pool.probed("red", SILENT)
+    pool.feed(fault(), fault(), fault())
+    assert pool.probed("red", PASSED) == []
+
+
 def test_an_answered_join_starts_the_count_anew() -> None:
     pool = Pool()
     pool.feed(fault(), fault(), JoinAnswered(server="red"), fault())
@@ -345,122 +340,6 @@ def test_the_silence_of_a_server_that_is_down_bothers_nobody() -> None:
     pool = Pool()
     pool.probed("blue", REFUSED)
     assert pool.probed("blue", SILENT, times=5) == []
-
-
-# --- requests ------------------------------------------------------------------------------
-
-
-def test_a_rotation_by_hand_is_answered_when_it_is_written() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask()))
-    assert swap.rotation is not None
-    assert (swap.rotation.cause, swap.rotation.to) == (Cause.MANUAL, "green")
-    assert pool.won(swap)[-1] == Answered(request="r1", revision=2, rotation=swap.rotation)
-
-
-def test_a_rotation_to_the_active_server_is_answered_at_once() -> None:
-    assert Pool().feed(ask(to="red")) == [Answered(request="r1", revision=1, rotation=None)]
-
-
-def test_without_a_document_nobody_can_be_served() -> None:
-    (refused,) = PoolMachine(NAMES, Settings(), "p").receive(ask(), START)
-    assert isinstance(refused, Refused)
-    assert (refused.code, refused.revision) == ("store_unavailable", 0)
-
-
-def test_two_who_ask_one_process_at_once_cause_one_rotation() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask("r1")))
-    pool.feed(ask("r2"))
-    first, second = pool.won(swap)[-2:]
-    assert isinstance(first, Answered)
-    assert isinstance(second, Refused)
-    assert (second.request, second.code, second.revision) == ("r2", "revision_conflict", 2)
-
-
-def test_two_who_ask_two_processes_at_once_cause_one_rotation() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask()))
-    refused = pool.lost(swap, moved(pool.document, "green"))[-1]
-    assert isinstance(refused, Refused)
-    assert refused.code == "revision_conflict"
-
-
-def test_a_named_rotation_that_lost_is_decided_anew() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask(to="blue")))
-    again = swap_of(pool.lost(swap, moved(pool.document, "green")))
-    assert (again.expected, again.document.active_server) == (2, "blue")
-
-
-def test_a_named_rotation_that_somebody_else_did_is_answered() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask(to="blue")))
-    assert pool.lost(swap, moved(pool.document, "blue"))[-1] == Answered(
-        request="r1", revision=2, rotation=None
-    )
-
-
-def test_an_expected_revision_that_lost_is_a_conflict() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask(to="blue", expected=1)))
-    refused = pool.lost(swap, drained(pool.document, "green"))[-1]
-    assert isinstance(refused, Refused)
-    assert (refused.code, refused.revision) == ("revision_conflict", 2)
-
-
-def test_an_answer_that_was_lost_shows_in_the_document() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask(expected=1)))
-    pool.feed(SwapFailed(operation=swap.operation))
-    after = drained(swap.document, "blue")
-    assert pool.feed(Loaded(document=after))[-1] == Answered(
-        request="r1", revision=2, rotation=swap.rotation
-    )
-
-
-def test_a_swap_that_was_not_applied_is_repeated() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask(expected=1)))
-    pool.feed(SwapFailed(operation=swap.operation))
-    assert swap_of(pool.feed(Loaded(document=pool.document))).rotation is not None
-
-
-def test_nobody_waits_for_the_store_for_ever() -> None:
-    pool = Pool()
-    swap = swap_of(pool.feed(ask("r1")))
-    pool.feed(SwapFailed(operation=swap.operation), ask("r2", to="blue"))
-    assert pool.feed(Tick()) == []
-    pool.now += 6
-    refused = pool.feed(Tick())
-    assert {(a.request, a.code) for a in refused if isinstance(a, Refused)} == {
-        ("r1", "store_outcome_unknown"),
-        ("r2", "store_unavailable"),
-    }
-    assert swaps_of(pool.feed(Loaded(document=pool.document))) == []
-
-
-def test_a_request_waits_for_the_probe_it_needs() -> None:
-    pool = Pool(outcomes={"red": PASSED})
-    assert pool.feed(ask()) == [Probe(server="green"), Probe(server="blue")]
-    pool.probed("green", REFUSED)
-    assert swap_of(pool.probed("blue", PASSED)).document.active_server == "blue"
-
-
-def test_a_request_does_not_wait_for_a_probe_for_ever() -> None:
-    pool = Pool(outcomes={"red": PASSED})
-    pool.feed(ask(to="blue"))
-    assert pool.feed(Tick()) == [Probe(server="blue")]
-    pool.now += 6
-    (refused,) = pool.feed(Tick())
-    assert isinstance(refused, Refused)
-    assert refused.code == "server_not_eligible"
-
-
-def test_a_request_that_waits_does_not_hold_up_the_pool() -> None:
-    pool = Pool(outcomes={"red": PASSED, "green": PASSED})
-    pool.feed(ask(to="blue"))
-    assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
 
 
 # --- what it answers -----------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """
 What must hold in any interleaving, and that each guard of the core is needed for it.
 
-`PoolModel` states the properties; here it is run, once as it is and once for each guard that is
-taken out: then the run must fail, and for the reason that the guard is there for. Seeds are
-fixed, so that a run says the same twice; ``LIVEKIT_POOL_EXAMPLES=5000`` looks further, with
-seeds of the day.
+`World` states the properties, `PoolModel` all that may happen. Here it is run, once as it is and
+once for each guard that is taken out: then the run must fail, and for the reason that the guard
+is there for. Seeds are fixed, so that a run says the same twice; ``CORE_EXAMPLES=5000`` looks
+further, with seeds of the day.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from livekit_pool.core.faults import PendingFaults
 from livekit_pool.core.health import Health, HealthBook
 from livekit_pool.core.machine import PoolMachine
 from livekit_pool.core.situation import Situation
-from tests.core.model import AUTOMATIC, PoolModel
+from tests.core.model import PoolModel
+from tests.core.world import AUTOMATIC
 
-EXAMPLES = os.environ.get("LIVEKIT_POOL_EXAMPLES")
+EXAMPLES = os.environ.get("CORE_EXAMPLES")
 THOROUGH = settings(
-    max_examples=int(EXAMPLES or 200),
+    max_examples=int(EXAMPLES or 300),
     stateful_step_count=40,
     derandomize=EXAMPLES is None,
     deadline=None,
@@ -40,6 +41,7 @@ THOROUGH = settings(
 SEARCH = settings(
     THOROUGH,
     max_examples=2000,
+    stateful_step_count=25,
     derandomize=True,
     phases=[Phase.generate],
     report_multiple_bugs=False,
@@ -138,7 +140,7 @@ def test_without_a_new_decision_a_lost_swap_rotates_twice(monkeypatch: pytest.Mo
             if event.won or lost is None or lost.rotation is None:
                 return
             turn = in_turn(self.names, event.document.active_server)
-            up = [name for name in turn if self.health(name) is Health.UP]
+            up = [name for name in turn if self.available(name, now)]
             if up and lost.rotation.cause in AUTOMATIC:  # on to the next one, whatever is active
                 again = rotated(
                     event.document,

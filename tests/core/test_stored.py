@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
@@ -179,6 +179,7 @@ JSON = st.recursive(
 )
 
 
+@settings(derandomize=True, database=None, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_any_damage_is_repaired_or_refused(damage: dict[str, object]) -> None:
     try:

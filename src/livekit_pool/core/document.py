@@ -137,11 +137,14 @@ class Document:
     index_written: int | None = None
 
     @property
+    def own_index(self) -> int:
+        """The position that this pool wrote last."""
+        return self.active_server_index if self.index_written is None else self.index_written
+
+    @property
     def foreign_index(self) -> int | None:
         """The position a foreign client rotated to and that nobody has answered, or None."""
-        if self.index_written is None or self.index_written == self.active_server_index:
-            return None
-        return self.active_server_index
+        return None if self.own_index == self.active_server_index else self.active_server_index
 
     def record(self, server: str) -> ServerRecord:
         """What is shared about ``server``."""
@@ -267,7 +270,6 @@ def written_back(
         history. Nothing else changes: no fault becomes late by it.
     """
     active = document.active_server
-    before = document.index_written
     note = Rotation(
         revision=document.revision + 1,
         from_=active,
@@ -280,7 +282,7 @@ def written_back(
     changed = replace(
         document,
         revision=note.revision,
-        active_server_index=document.active_server_index if before is None else before,
+        active_server_index=document.own_index,
         index_written=None,
     )
     return _positioned(changed, names), note

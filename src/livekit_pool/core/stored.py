@@ -32,7 +32,6 @@ def to_mapping(document: Document) -> dict[str, object]:
     ``indexWritten`` repeats ``activeServerIndex``: clients of the original system write only the
     latter, so a difference tells that one of them did, and not a process with another list.
     """
-    written = document.index_written
     return {
         "activeServerIndex": document.active_server_index,
         "serverCount": document.server_count,
@@ -45,7 +44,7 @@ def to_mapping(document: Document) -> dict[str, object]:
         "revision": document.revision,
         "activeServer": document.active_server,
         "activeSince": document.active_since,
-        "indexWritten": document.active_server_index if written is None else written,
+        "indexWritten": document.own_index,
         "cause": document.cause.value,
         "reason": document.reason,
         "actor": document.actor,

@@ -1,0 +1,251 @@
+"""
+World: several machines, one compare-and-swap document, the truth, and what must hold of them.
+
+The world knows the truth (which server is well, and since when) that the machines can only
+guess from probes and faults, and checks what they do against it. Everything that takes time in
+a real pool lies in a list here until somebody takes it out, in any order: notices of a changed
+document, swaps on their way to the store and answers on their way back, probes, faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from livekit_pool.core.actions import Action, Announce, Answered, Note, Probe, Refused, Swap
+from livekit_pool.core.document import Cause, Document, Rotation, new_document
+from livekit_pool.core.events import (
+    Event,
+    FaultSeen,
+    FaultSource,
+    JoinAnswered,
+    Loaded,
+    Probed,
+    ProbeOutcome,
+    RotateAsked,
+    SwapAnswered,
+)
+from livekit_pool.core.health import Health, Settings
+from livekit_pool.core.machine import PoolMachine
+from tests.core.samples import NAMES
+
+SETTINGS = Settings()
+AUTOMATIC = (Cause.DOWN, Cause.TIMEOUT)
+SILENCE = 0.8
+"""Seconds that a probe waits for an answer."""
+
+
+class Truth(StrEnum):
+    """What is the matter with a server."""
+
+    WELL = "well"
+    DEAD = "dead"  # refuses
+    HUNG = "hung"  # swallows everything
+    SICK = "sick"  # answers probes, fails joins
+
+
+OUTCOMES = {
+    Truth.WELL: ProbeOutcome.PASSED,
+    Truth.SICK: ProbeOutcome.PASSED,
+    Truth.DEAD: ProbeOutcome.REFUSED,
+    Truth.HUNG: ProbeOutcome.SILENT,
+}
+
+
+@dataclass
+class Process:
+    """One machine, and what is on its way to and from it."""
+
+    machine: PoolMachine
+    network: bool = True  # False: whatever it asks of servers meets silence
+    announced: tuple[str, int] | None = None
+    notices: list[Document] = field(default_factory=list)
+    probes: list[Probed] = field(default_factory=list)
+    faults: list[FaultSeen] = field(default_factory=list)
+    swap: Swap | None = None  # on its way to the store
+    answer: SwapAnswered | None = None  # on its way back
+    undecided: bool = False  # its swap's answer was lost, and it has not read the document since
+    # What it must act upon: evidence that arrived in the present period of the active server.
+    period: int = 0
+    refused: bool = False
+    joins: int = 0
+    seen: dict[str, ProbeOutcome] = field(default_factory=dict)  # newest outcomes that arrived
+
+    @property
+    def document(self) -> Document:
+        assert self.machine.document is not None
+        return self.machine.document
+
+
+class World:
+    """Three processes; to be set up before anything happens."""
+
+    def set_up(self, make: Callable[[tuple[str, ...], Settings, str], PoolMachine]) -> None:
+        self.now = 1000.0
+        self.truth = dict.fromkeys(NAMES, Truth.WELL)
+        self.document = new_document(lineage="L", names=NAMES, actor="p0", now=self.now)
+        self.history: list[Rotation] = []
+        self.guilty = False  # the active server failed at some time since it became active
+        self.requests: dict[str, tuple[int, RotateAsked]] = {}
+        self.answered: set[str] = set()
+        self.processes = [
+            Process(machine=make(NAMES, SETTINGS, f"p{number}")) for number in range(3)
+        ]
+
+    # --- what the store does ---------------------------------------------------------------
+
+    def write(self, document: Document, rotation: Rotation | None) -> None:
+        self.document = document
+        for process in self.processes:
+            process.notices.append(document)
+        if rotation is not None and rotation.from_ != rotation.to:
+            self.history.append(rotation)
+            self.guilty = self.truth[rotation.to] is not Truth.WELL
+
+    def execute(self, process: Process) -> None:
+        if (swap := process.swap) is None:
+            return
+        process.swap = None
+        won = swap.expected == self.document.revision
+        if won:
+            self.check_swap(swap)
+            self.write(swap.document, swap.rotation)
+        process.answer = SwapAnswered(operation=swap.operation, won=won, document=self.document)
+
+    def answer(self, process: Process) -> None:
+        if (answer := process.answer) is not None:
+            process.answer = None
+            self.feed(process, answer)
+
+    def load(self, process: Process, document: Document) -> None:
+        process.undecided = False
+        self.feed(process, Loaded(document=document))
+
+    # --- what the machines are told, and what they do --------------------------------------
+
+    def pick(self, place: str, pick: int) -> Process:
+        having = [process for process in self.processes if getattr(process, place)]
+        return having[pick % len(having)]
+
+    def begun(self, process: Process, server: str) -> Probed:
+        outcome = OUTCOMES[self.truth[server]] if process.network else ProbeOutcome.SILENT
+        return Probed(server=server, outcome=outcome, began=self.now)
+
+    def end(self, process: Process, probe: Probed) -> None:
+        if probe.outcome is ProbeOutcome.SILENT:
+            assert probe.began is not None
+            self.now = max(self.now, probe.began + SILENCE)
+        self.feed(process, probe)
+
+    def fault(self, process: Process, kind: Cause, source: FaultSource) -> FaultSeen:
+        document = process.document
+        return FaultSeen(
+            server=document.active_server, revision=document.revision, kind=kind, source=source
+        )
+
+    def feed(self, process: Process, event: Event) -> None:
+        self.now += 0.001  # no two things happen at once
+        for action in process.machine.receive(event, self.now):
+            self.perform(process, action)
+        self.remember(process, event)
+
+    def perform(self, process: Process, action: Action) -> None:
+        match action:
+            case Swap():
+                assert process.swap is None, "two swaps on their way at once"
+                assert process.answer is None, "a swap before the last one's answer"
+                assert not process.undecided, "a swap before the last one's outcome is known"
+                process.swap = action
+                self.check_choice(process, action)
+            case Probe(server=server):
+                if all(probe.server != server for probe in process.probes):
+                    process.probes.append(self.begun(process, server))
+            case Announce(document=document):
+                news = (document.lineage, document.revision)
+                assert process.announced is None or news > process.announced, "old news"
+                process.announced = news
+            case Answered(request=request) | Refused(request=request):
+                assert request in self.requests
+                assert request not in self.answered, "a request answered twice"
+                self.answered.add(request)
+            case Note():
+                pass
+
+    def remember(self, process: Process, event: Event) -> None:
+        """Keep count of what ``process`` knows of the active server and has to act upon."""
+        document = process.document
+        if isinstance(event, Probed):
+            process.seen[event.server] = event.outcome
+        if process.period != document.active_since:
+            process.period, process.refused, process.joins = document.active_since, False, 0
+        match event:
+            case Probed(server=document.active_server, outcome=outcome):
+                process.refused = outcome is ProbeOutcome.REFUSED
+                if outcome is not ProbeOutcome.PASSED:
+                    process.joins = 0
+            case JoinAnswered():
+                process.joins = 0
+            case FaultSeen(source=FaultSource.JOIN, server=server, revision=revision):
+                true = server == document.active_server and revision >= document.active_since
+                if true and process.seen[server] is ProbeOutcome.PASSED:
+                    process.joins += 1
+
+    # --- properties ------------------------------------------------------------------------
+
+    def check_swap(self, swap: Swap) -> None:
+        """What is true of every change that the store applies."""
+        rotation, base = swap.rotation, self.document
+        assert swap.document.revision == base.revision + 1
+        if rotation is None:
+            return
+        assert rotation.from_ == base.active_server
+        if rotation.cause in AUTOMATIC:
+            # One fault is one rotation, and a late one none: whoever is left has failed, and
+            # failed since it became active, not when it was so before.
+            assert self.guilty, f"{rotation.from_} was left though it was well"
+            assert base.paused is None, "an automatic rotation while paused"
+        if rotation.cause is Cause.MANUAL:
+            since, asked = self.requests[rotation.actor]
+            assert asked.to is not None or since == base.active_since, "asked at once, done twice"
+            assert asked.expected_revision in (None, base.revision), "another revision expected"
+
+    def check_choice(self, process: Process, swap: Swap) -> None:
+        """No server in cool-down is chosen while an available one exists."""
+        rotation, base = swap.rotation, process.document
+        if rotation is None or rotation.cause is Cause.MANUAL or rotation.from_ == rotation.to:
+            return
+        assert base.record(rotation.to).drained is None, "a drained server was chosen"
+        assert process.machine.health(rotation.to) is Health.UP, "a server not up was chosen"
+        if base.record(rotation.to).cooling(self.now):
+            assert not self.available(process), "a cooling server was chosen"
+
+    def available(self, process: Process) -> list[str]:
+        """The servers beside the active one that ``process`` sees as available."""
+        base = process.document
+        return [
+            server
+            for server in NAMES
+            if server != base.active_server
+            and process.machine.health(server) is Health.UP
+            and base.record(server).drained is None
+            and not base.record(server).cooling(self.now)
+        ]
+
+    def targets(self, process: Process) -> list[str]:
+        """The servers to which ``process`` may rotate of itself."""
+        if self.document.paused is not None:
+            return []
+        passed = ProbeOutcome.PASSED
+        return [name for name in self.available(process) if process.seen[name] is passed]
+
+    def settle(self) -> None:
+        for _ in range(6):
+            for process in self.processes:
+                for _ in range(50):
+                    if process.probes:
+                        self.end(process, process.probes.pop(0))
+                assert not process.probes, "it probes without a pause"
+                self.execute(process)
+                self.answer(process)
+                self.load(process, self.document)
