@@ -443,8 +443,9 @@ async def test_no_room_waits_longer_than_ten_seconds(pool: Setting) -> None:
     new = await pool.b.join("standup")
     await pool.rotate("green")
     await asyncio.sleep(5)
-    newer = await pool.b.join("standup")
-    assert newer.server == "red"
+    # Each process has somebody now for whom the other should wait.
+    newer, newest = await pool.b.join("standup"), await pool.a.join("standup")
+    assert newer.server == newest.server == "red"
     await asyncio.sleep(4.9)
     assert await pool.server() == "red"
 
@@ -453,7 +454,7 @@ async def test_no_room_waits_longer_than_ten_seconds(pool: Setting) -> None:
     assert await pool.server() == "green"
     assert len(settled.moves) == 1
     # While their server lives they are told when they are settled, and not before.
-    assert new.moves == newer.moves == []
+    assert new.moves == newer.moves == newest.moves == []
     newer.becomes_settled()
     assert len(newer.moves) == 1
     assert (await pool.b.join("standup")).server == "green"
@@ -735,17 +736,23 @@ async def test_a_room_is_not_released_while_somebody_joins(pool: Setting) -> Non
     assert await pool.store.rooms() == {}
 
 
-@scene()
+@scene(SlowStore)
 async def test_a_room_that_is_there_again_is_not_released(pool: Setting) -> None:
-    (await pool.a.join_settled("standup")).leave()
-    again = await pool.a.join("standup")  # before the writer had its turn
+    busy, busier = await pool.a.join("busy"), await pool.a.join("busier")
+    session = await pool.a.join("standup")
+    busy.becomes_settled()  # keeps the writer busy for a second
     await asyncio.sleep(0.1)
-    assert await pool.store.rooms() == {"red": 1}
+    session.leave()
+    again = await pool.a.join("standup")
+    await asyncio.sleep(2)
+    assert await pool.store.rooms() == {"red": 3}
+
+    busier.becomes_settled()
     again.leave()
     with pool.a.rooms.joining("standup"):
-        await asyncio.sleep(0.1)  # the writer has its turn, and then the join fails
-    await asyncio.sleep(0.1)
-    assert await pool.store.rooms() == {}
+        await asyncio.sleep(2)  # the writer has its turn, and then this join fails
+    await asyncio.sleep(2)
+    assert await pool.store.rooms() == {"red": 2}
 
 
 @scene()
