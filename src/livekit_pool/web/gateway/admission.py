@@ -21,7 +21,7 @@ from ...exceptions import NoAnswer, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
 from .relay import SignalRelay
-from .request import UpgradeRequest
+from .request import UpgradeRequest, came_through
 from .upstream import Answer, Upstream
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Inquiry:
             self._door.refuse(400, "no room name: the token names none")
         elif not claims.identity:
             self._door.refuse(400, "identity cannot be empty")
-        elif request.via == self._gateway.lineage.encode():
+        elif came_through(request.via, self._gateway.lineage):
             self._door.refuse(508, "this pool is configured as a server of itself")
         else:
             with pool.rooms.joining(claims.room) as room:

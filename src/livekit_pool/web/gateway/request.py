@@ -27,12 +27,17 @@ __all__ = [
     "SignalQuery",
     "UpgradeRequest",
     "bearer",
+    "came_through",
+    "sent_through",
 ]
 
 SIGNAL_PATHS: Final = frozenset({b"/rtc", b"/rtc/v1"})
 
 VIA: Final = b"livekit-pool-via"
-"""Header that carries the pool's lineage upstream: who meets its own is calling itself."""
+"""
+Header that carries upstream the lineages of all pools that a request has come through, with commas
+between them: who meets its own is calling itself, be it by way of another pool.
+"""
 
 _JOIN_REQUEST_LIMIT: Final = 2**20  # as the server's: rtcservice.go, decompressed size
 
@@ -103,6 +108,16 @@ def bearer(authorization: bytes) -> str:
     return value.strip().decode("ascii", "replace")
 
 
+def came_through(via: bytes, lineage: str) -> bool:
+    """Whether a request with the `VIA` header ``via`` was at the pool of ``lineage`` before."""
+    return lineage.encode() in (each.strip() for each in via.split(b","))
+
+
+def sent_through(via: bytes, lineage: str) -> bytes:
+    """The `VIA` header with which such a request is sent on."""
+    return via + b", " + lineage.encode() if via else lineage.encode()
+
+
 def _text(value: bytes) -> str:
     return unquote_to_bytes(value.replace(b"+", b" ")).decode("ascii", "replace")
 
@@ -163,7 +178,7 @@ class UpgradeRequest:
             elif name == b"x-forwarded-for":
                 forwarded = value if forwarded is None else forwarded + b"," + value
             elif name == VIA:
-                via = value
+                via = value if via is None else via + b"," + value
             if name not in NOT_FORWARDED:
                 headers.append((name, value))
         path, _, query = target.partition(b"?")
@@ -183,7 +198,7 @@ class UpgradeRequest:
             b"GET " + target + b" HTTP/1.1",
             b"Host: " + server.host_header.encode(),
             b"Authorization: Bearer " + token.encode(),
-            VIA + b": " + lineage.encode(),
+            VIA + b": " + sent_through(self.via, lineage),
         ]
         if client:
             lines.append(b"X-Forwarded-For: " + client.encode())

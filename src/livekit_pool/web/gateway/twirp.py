@@ -23,7 +23,7 @@ from ... import tokens
 from ...exceptions import PoolError, TokenError
 from ...servers import Server
 from ...stores.base import Placement
-from .request import VIA, BadRequest, bearer
+from .request import VIA, BadRequest, bearer, came_through, sent_through
 from .room_lists import RoomLists
 from .twirp_answer import TwirpAnswer
 from .twirp_call import TwirpCall
@@ -92,7 +92,8 @@ class _Twirp:
         path = TwirpCall.split(request.path_params["path"])
         if request.method != "POST" or path is None:
             raise TwirpRefusal("bad_route", "no such call: POST to /twirp/livekit.Service/Method")
-        if request.headers.get(VIA.decode()) == self._pool.document.lineage:
+        via, lineage = _via(request), self._pool.document.lineage
+        if came_through(via, lineage):
             raise TwirpRefusal(
                 "failed_precondition", "this pool is configured as a server of itself", status=508
             )
@@ -102,6 +103,7 @@ class _Twirp:
         }
         if request.client is not None:
             headers["X-Forwarded-For"] = request.client.host
+        headers[VIA.decode()] = sent_through(via, lineage).decode("latin-1")
         call = TwirpCall.read(*path, claims, await _body(request), headers)
         if call.lists_rooms:
             _demand(call, "roomList")
@@ -215,6 +217,10 @@ class _Twirp:
             return await self._servers.ask(server, call)
         except (Unanswered, TwirpRefusal):
             return None  # reported as a fault; the others' rooms are better than none
+
+
+def _via(request: Request) -> bytes:
+    return ",".join(request.headers.getlist(VIA.decode())).encode("latin-1")
 
 
 def _demand(call: TwirpCall, grant: str) -> None:

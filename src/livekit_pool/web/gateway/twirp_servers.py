@@ -15,7 +15,6 @@ from ...core.document import Cause
 from ...core.events import FaultSource, ProbeOutcome
 from ...servers import Server
 from ...upstream.connection import Failure, open_session
-from .request import VIA
 from .twirp_answer import TwirpAnswer
 from .twirp_call import TwirpCall
 from .twirp_pool import TwirpPool
@@ -113,7 +112,6 @@ class TwirpServers:
             headers={
                 **call.headers,
                 "Authorization": f"Bearer {token}",
-                VIA.decode(): self._pool.document.lineage,
             },
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from ..addresses import client_address
 from .admission import Validation
 from .gateway import Gateway
-from .request import NOT_FORWARDED, BadRequest, SignalQuery, UpgradeRequest, bearer
+from .request import NOT_FORWARDED, VIA, BadRequest, SignalQuery, UpgradeRequest, bearer
 
 __all__ = ["router"]
 
@@ -77,6 +77,6 @@ def _request(request: Request) -> UpgradeRequest:
         token=token,
         key=b"",
         forwarded_for=headers.get("x-forwarded-for", "").encode("latin-1"),
-        via=headers.get("livekit-pool-via", "").encode("latin-1"),
+        via=",".join(headers.getlist(VIA.decode())).encode("latin-1"),
         headers=(*kept, (b"Connection", b"close")),
     )
