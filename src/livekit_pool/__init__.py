@@ -1,7 +1,37 @@
-"""Many LiveKit servers, one address.
+"""
+LiveKit Pool: many independent LiveKit servers behind one address.
 
-Everybody is sent to the same active server; when that server fails, exactly one rotation
-happens and everybody moves to the next one.
+The names below are the public ones; all but the version are imported when first used, so that
+the command starts without what only servers need.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.document import Cause, Rotation
+    from .exceptions import PoolError
+    from .pool import Access, Pool
+    from .servers import Server
+
 __version__ = "0.1.0"
+
+__all__ = ["Access", "Cause", "Pool", "PoolError", "Rotation", "Server", "__version__"]
+
+_HOMES = {
+    "Access": "pool",
+    "Cause": "core.document",
+    "Pool": "pool",
+    "PoolError": "exceptions",
+    "Rotation": "core.document",
+    "Server": "servers",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{home}", __name__), name)

@@ -302,6 +302,7 @@ class Rooms:
             names = [room.name for room in self if room.sessions]
             with contextlib.suppress(StoreError):
                 await self._store.renew(names, self._driver.process)
+            await self._reread()  # no notice is ever lost, they say; a split room would last
             long_ago = time.monotonic() - 60
             self._moved_at = {k: at for k, at in self._moved_at.items() if at > long_ago}
             since = self._driver.document.active_since
