@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ import aiohttp
 import jwt
 
 from livekit_pool.local import LocalServer, die_with_parent, environment, reserve_port
+from tests.real.authority import Certificate
 from tests.real.call import make_token
 from tests.real.until import until
 
@@ -47,6 +49,7 @@ class PoolProcess:
         workers: int = 2,
         settings: Mapping[str, str] | None = None,
         command: Sequence[str] = COMMAND,
+        tls: Certificate | None = None,
     ) -> None:
         """
         Prepare a pool; starts nothing.
@@ -57,6 +60,7 @@ class PoolProcess:
             workers: number of worker processes.
             settings: more environment variables, or other values for those set here.
             command: what to run; ``--workers`` and its number are appended.
+            tls: its certificate; without one it speaks no TLS.
         """
         self.port, self._held = reserve_port()
         self.key = "poolkey"
@@ -64,6 +68,9 @@ class PoolProcess:
         self.log = folder / "pool.log"
         self._folder = folder
         self._command = [*command, "--workers", str(workers)]
+        self._tls = tls
+        if tls is not None:
+            self._command += ["--tls-cert", str(tls.path), "--tls-key", str(tls.key)]
         self._servers = list(servers)
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,8 +94,13 @@ class PoolProcess:
 
     @property
     def url(self) -> str:
-        """Its ``ws://`` URL."""
-        return f"ws://127.0.0.1:{self.port}"
+        """Its ``ws://`` URL, ``wss://`` with TLS."""
+        return f"{'ws' if self._tls is None else 'wss'}://127.0.0.1:{self.port}"
+
+    @property
+    def http_url(self) -> str:
+        """Its ``http://`` URL, ``https://`` with TLS."""
+        return self.url.replace("ws", "http", 1)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -251,7 +263,8 @@ class PoolProcess:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
             session.request(
                 method,
-                f"http://127.0.0.1:{self.port}{path}",
+                f"{self.http_url}{path}",
+                ssl=self._trust,
                 headers={"Authorization": f"Bearer {self._admin_token()}"},
                 **options,
             ) as answer,
@@ -261,6 +274,10 @@ class PoolProcess:
             return dict(await answer.json())
 
     # ---- how ----
+
+    @property
+    def _trust(self) -> ssl.SSLContext | bool:
+        return True if self._tls is None else self._tls.trusting()
 
     def _admin_token(self) -> str:
         claims = {"iss": self.key, "sub": "test", "pool": "admin", "exp": 4_000_000_000}
@@ -272,7 +289,7 @@ class PoolProcess:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session,
-                session.get(f"http://127.0.0.1:{self.port}/pool/readyz") as answer,
+                session.get(f"{self.http_url}/pool/readyz", ssl=self._trust) as answer,
             ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):

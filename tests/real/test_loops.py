@@ -7,9 +7,6 @@ comes round is refused before, as signed with a foreign key.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from livekit_pool.local import reserve_port
+from tests.real.forwarding import forwarded
 from tests.real.pool_process import PoolProcess
 from tests.real.until import until
 
@@ -34,50 +32,6 @@ def pool_of(folder: Path, url: str) -> tuple[PoolProcess, dict[str, str]]:
 def key_of(pool: PoolProcess) -> dict[str, str]:
     """The settings that make another pool sign for this one."""
     return {"LIVEKIT_SERVERS_0_KEY": pool.key, "LIVEKIT_SERVERS_0_SECRET": pool.secret}
-
-
-@asynccontextmanager
-async def forwarded(port: int, to: int) -> AsyncIterator[list[bytes]]:
-    """A forwarded port on loopback; yields the first bytes of each connection's client."""
-    heads: list[bytes] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            back, on = await asyncio.open_connection("127.0.0.1", to)
-        except OSError:
-            writer.transport.abort()
-            return
-        heads.append(await reader.read(2**16))
-        on.write(heads[-1])
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(copied(reader, on))
-                group.create_task(copied(back, writer))
-        except* (OSError, asyncio.CancelledError):
-            pass  # a side has gone, or the test is over
-
-    listener = await asyncio.start_server(forward, "127.0.0.1", port)
-    try:
-        yield heads
-    finally:
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end, and end there as well."""
-    try:
-        while data := await reader.read(2**16):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
 
 
 async def check_refused(pool: PoolProcess) -> None:
@@ -108,7 +62,7 @@ async def test_a_pool_behind_its_own_forwarded_port(tmp_path: Path) -> None:
     held.close()
     pool, settings = pool_of(tmp_path, f"ws://127.0.0.1:{port}")
     settings |= key_of(pool)
-    async with forwarded(port, pool.port) as heads, pool:
+    async with forwarded(port, to=pool.port) as heads, pool:
         await check_refused(pool)
         # Once round, and not again and again until something gives in.
         assert sum(head.startswith(b"GET /rtc?") for head in heads) == 1
