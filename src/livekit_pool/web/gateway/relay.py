@@ -37,7 +37,7 @@ __all__ = ["LINGER", "Phase", "SignalRelay"]
 LINGER: Final = 1.5
 """Seconds after which a connection that was told to go, and did not, is cut."""
 
-FAREWELL: Final = 0.5
+FAREWELL: Final = 1.0
 """Seconds after a Leave at which the gateway says goodbye to the old server at the latest."""
 
 _EARLY_LIMIT: Final = 64 * 1024
