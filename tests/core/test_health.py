@@ -176,6 +176,12 @@ def test_only_a_signed_pass_shows_that_our_key_is_taken() -> None:
     assert watch.book.misconfigured("red")
 
 
+def test_silence_does_not_show_that_our_key_is_taken() -> None:
+    watch = Watch()
+    watch.sees("red", UNAUTHORIZED, SILENT)
+    assert watch.book.misconfigured("red")
+
+
 def test_evidence_is_what_condemned_it() -> None:
     watch = Watch()
     watch.sees("red", PASSED)
@@ -214,7 +220,7 @@ def test_silence_without_a_witness_is_no_new_evidence() -> None:
 
 def test_what_is_heard_counts_where_nothing_was_observed() -> None:
     watch = Watch()
-    watch.book.heard({"red": True, "green": False, "unknown": True}, watch.now)
+    watch.book.heard({"red": True, "green": False, "unknown": True}, 1.0)
     assert (watch.book.health("red"), watch.book.health("green")) == (UP, DOWN)
     assert watch.book.passed("red")
     assert watch.book.seen("red")
@@ -242,6 +248,7 @@ def test_servers_of_others_are_unknown() -> None:
     watch = Watch()
     assert watch.sees("purple", PASSED) is UNKNOWN
     assert not watch.book.passed("purple")
+    assert not watch.book.seen("purple")
     assert not watch.book.misconfigured("purple")
     assert watch.book.evidence("purple") is None
     assert watch.book.witnesses("purple") == ()

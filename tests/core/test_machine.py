@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, NoteEvent, Probe
+from livekit_pool.core.actions import Announce, NoteEvent, Probe, Swap
 from livekit_pool.core.document import Cause, ServerRecord
 from livekit_pool.core.events import (
     FaultSeen,
@@ -105,6 +105,19 @@ def test_old_news_is_not_followed() -> None:
     assert pool.document.active_server == "blue"
 
 
+def test_one_revision_is_one_document() -> None:
+    pool = Pool()
+    before = pool.document
+    assert pool.feed(Loaded(document=replace(before, reason="another"))) == []
+    assert pool.document == before
+
+
+def test_an_active_server_that_is_not_ours_is_not_probed() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, revision=2, active_since=2, active_server="purple")
+    assert Probe(server="purple") not in pool.feed(Loaded(document=foreign))
+
+
 def test_another_lineage_is_followed_whatever_its_revision() -> None:
     pool = Pool()
     pool.feed(Loaded(document=moved(pool.document, "blue")))
@@ -123,6 +136,28 @@ def test_a_foreign_write_is_seen_though_it_has_no_revision() -> None:
     assert swap.rotation is not None
     assert (swap.rotation.to, swap.rotation.cause) == ("blue", Cause.FOREIGN)
     assert pool.won(swap)[-1] == Announce(document=swap.document, rotation=swap.rotation)
+
+
+def test_a_foreign_write_of_an_older_document_is_old_news() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    newer = drained(pool.document, "green")
+    pool.feed(Loaded(document=newer))
+    assert pool.feed(Loaded(document=foreign)) == []
+    assert pool.document == newer
+
+
+def test_each_foreign_rotation_waits_for_a_probe_as_long_as_a_request_does() -> None:
+    pool = Pool(outcomes={"red": PASSED})
+    for _ in range(2):
+        foreign = replace(pool.document, active_server_index=2, index_written=0)
+        assert pool.feed(Loaded(document=foreign)) == [Probe(server="blue")]
+        pool.now += 4
+        assert pool.feed(Tick()) == [Probe(server="blue")]
+        pool.now += 4
+        swap = swap_of(pool.feed(Tick()))
+        assert swap.document.active_server == "red"
+        pool.won(swap)
 
 
 def test_a_foreign_rotation_to_a_dead_server_is_undone_once() -> None:
@@ -174,7 +209,9 @@ def test_a_fault_that_somebody_else_answered_is_not_answered_again() -> None:
     pool = Pool()
     swap = swap_of(pool.probed("red", REFUSED))
     theirs = moved(pool.document, "blue")
-    assert swaps_of(pool.lost(swap, theirs)) == []
+    actions = pool.lost(swap, theirs)
+    assert swaps_of(actions) == []
+    assert Announce(document=theirs, rotation=theirs.rotation("red")) in actions
     assert swaps_of(pool.feed(Tick())) == []
     assert pool.document == theirs
 
@@ -230,8 +267,8 @@ def test_the_failure_of_another_operation_changes_nothing() -> None:
     swap = swap_of(pool.probed("red", REFUSED))
     pool.feed(SwapFailed(operation="p-99"))
     assert swaps_of(pool.feed(Loaded(document=pool.document))) == []
-    pool.feed(SwapAnswered(operation="p-99", won=True, document=pool.document))
-    assert swaps_of(pool.feed(Tick())) == []
+    other = SwapAnswered(operation="p-99", won=True, document=pool.document)
+    assert swaps_of(pool.feed(other)) == []
     assert pool.won(swap)
 
 
@@ -267,6 +304,9 @@ def test_a_probe_that_stalled_says_nothing_of_a_fault() -> None:
     assert pool.feed(stalled) == []
     pool.feed(fault())
     assert pool.feed(stalled) == [Probe(server="red")]
+    assert pool.probed("red", SILENT) == [], "it was told: the next round goes on"
+    actions = pool.feed(Probed(server="red", outcome=REFUSED, stalled=True))
+    assert [type(action) for action in actions] == [Swap], "a refusal is one all the same"
 
 
 def test_three_failed_joins_rotate_if_the_probes_pass() -> None:
@@ -282,6 +322,12 @@ def test_joins_that_fail_while_the_server_is_silent_do_not_count() -> None:
     pool.probed("red", SILENT)
     pool.feed(fault(), fault(), fault())
     assert pool.probed("red", PASSED) == []
+
+
+def test_failed_joins_count_where_only_another_process_probes() -> None:
+    pool = Pool(outcomes={"green": PASSED})
+    pool.feed(fault(), fault(), fault())
+    assert swaps_of(pool.probed("red", PASSED))
 
 
 def test_an_answered_join_starts_the_count_anew() -> None:
@@ -305,7 +351,17 @@ def test_failed_joins_outlive_a_drain_of_another_server() -> None:
 def test_late_faults_do_not_count() -> None:
     pool = Pool()
     pool.feed(Loaded(document=moved(moved(pool.document, "green"), "red")), *[fault()] * 5)
+    pool.now += 20
     assert pool.probed("red", PASSED) == []
+    pool.feed(*[fault(revision=3)] * 3)
+    assert swaps_of(pool.probed("red", PASSED))
+
+
+def test_what_another_server_answers_proves_nothing() -> None:
+    pool = Pool()
+    pool.feed(fault(), fault(), fault())
+    assert pool.probed("green", PASSED) == []
+    assert swaps_of(pool.probed("red", PASSED))
 
 
 def test_a_fault_of_a_newer_document_counts_when_that_is_followed() -> None:
@@ -334,6 +390,19 @@ def test_the_silence_of_the_active_server_is_checked_with_the_others() -> None:
     assert pool.probed("red", SILENT, times=2) == []
     assert pool.probed("red", SILENT) == [Probe(server="green"), Probe(server="blue")]
     assert swap_of(pool.probed("green", PASSED)).document.active_server == "green"
+
+
+def test_the_silence_of_a_standby_is_checked_with_the_others() -> None:
+    pool = Pool()
+    assert pool.probed("blue", SILENT, times=3) == [Probe(server="red"), Probe(server="green")]
+    pool.probed("red", PASSED)
+    assert pool.machine.health("blue") is Health.DOWN
+
+
+def test_the_active_server_is_checked_with_the_others_also_when_it_was_down_before() -> None:
+    pool = Pool(shared=replace(document(), paused=MARK))
+    pool.probed("red", REFUSED)
+    assert pool.probed("red", SILENT, times=3) == [Probe(server="green"), Probe(server="blue")]
 
 
 def test_the_silence_of_a_server_that_is_down_bothers_nobody() -> None:

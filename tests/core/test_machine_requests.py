@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
 from livekit_pool.core.actions import Answered, Probe, Refused
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import Loaded, RotateAsked, SwapFailed, Tick
@@ -95,6 +100,25 @@ def test_an_answer_that_was_lost_shows_in_the_document() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"active_since": 3},
+        {"active_server": "blue"},
+        {"last_rotation": START + 3},
+        {"actor": "ben"},
+        {"reason": "another"},
+    ],
+)
+def test_what_somebody_else_did_does_not_pass_for_an_own_swap(theirs: dict[str, Any]) -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask()))
+    pool.feed(SwapFailed(operation=swap.operation))
+    actions = pool.feed(Loaded(document=replace(swap.document, revision=3, **theirs)))
+    (refused,) = [action for action in actions if isinstance(action, Refused)]
+    assert refused.code == "revision_conflict"
+
+
 def test_a_swap_that_was_not_applied_is_repeated() -> None:
     pool = Pool()
     swap = swap_of(pool.feed(ask(expected=1)))
@@ -114,6 +138,14 @@ def test_nobody_waits_for_the_store_for_ever() -> None:
         ("r2", "store_unavailable"),
     }
     assert swaps_of(pool.feed(Loaded(document=pool.document))) == []
+
+
+def test_a_swap_that_is_under_way_is_waited_for() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(ask()))
+    pool.now += 6
+    assert pool.feed(Tick()) == []
+    assert isinstance(pool.won(swap)[-1], Answered)
 
 
 def test_a_request_waits_for_the_probe_it_needs() -> None:

@@ -161,11 +161,9 @@ class HealthBook:
     def witnesses(self, server: str) -> tuple[str, ...]:
         """Servers to be probed now, because the last silence of ``server`` lacks but a witness."""
         sight = self._sights.get(server)
-        if sight is None or sight.outcome is not ProbeOutcome.SILENT:
+        if sight is None or sight.misses < self._settings.fall or self._condemned(server, sight):
             return ()
-        if sight.misses < self._settings.fall or self._condemned(server, sight):
-            return ()
-        return tuple(name for name in self._sights if name != server and self.passed(name))
+        return tuple(name for name in self._sights if self.passed(name))
 
     def heard(self, health: Mapping[str, bool], now: float) -> None:
         """Take in what the process that probes on this machine sees (server -> up)."""

@@ -120,7 +120,7 @@ class PoolMachine:
 
     def available(self, server: str, now: float) -> bool:
         """Whether ``server`` is healthy, not in cool-down and not drained."""
-        if self.document is None or server not in self.names:
+        if self.document is None:
             return False
         return self._situation(self.document, now).candidate(server).available
 
