@@ -108,7 +108,7 @@ class Result:
         yield ""
         for step in self.steps:
             yield (
-                f"  {step.what:<22} {step.from_} -> {step.to:<8} longest gap: "
+                f"  {step.what:<22} {f'{step.from_} -> {step.to}':<16} longest gap: "
                 f"data {step.data_gap:.2f} s, audio {step.audio_gap:.2f} s; "
                 f"{step.lost} of {step.sent} messages lost"
             )
