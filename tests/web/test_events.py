@@ -13,11 +13,10 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from livekit_pool.core.actions import Announce
 from livekit_pool.exceptions import StoreUnavailable
 from livekit_pool.web import events
 from livekit_pool.web.app import create_app
-from livekit_pool.web.events import Events
+from livekit_pool.web.events import Events, News
 from tests.web.fake_pool import (
     MAKER,
     PARTICIPANT,
@@ -204,6 +203,38 @@ async def test_rotation_and_newer_state_come_both(pool: FakePool, served: Served
         assert await stream.event() == state(9, "blue")
 
 
+async def test_rotations_that_reached_this_process_as_one_are_told_one_by_one(
+    pool: FakePool, served: Served
+) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        there_and_back = [rotation(9, "blue", "green"), rotation(8, "green", "blue")]
+        pool.past = [rotation(12, "red", "blue"), *there_and_back, rotation(6, "red", "green")]
+        pool.announce(document(10, "green"))
+        assert await stream.event() == rotated(8, "green", "blue")
+        assert await stream.event() == rotated(9, "blue", "green")
+        assert await stream.event() == state(10, "green")
+
+
+async def test_without_the_history_what_was_announced_is_told(
+    pool: FakePool, served: Served
+) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        pool.error = StoreUnavailable("it does not answer")
+        pool.announce(document(10, "red"), rotation(10, "green", "red"))
+        assert await stream.event() == rotated(10, "green", "red")
+
+
+async def test_a_change_without_a_gap_asks_no_history(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        await stream.event()
+        for revision in (8, 9):
+            pool.announce(document(revision, "red"))
+            assert await stream.event() == state(revision, "red")
+    assert pool.calls == []
+
+
 async def test_without_a_document_the_stream_waits(
     pool: FakePool, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,18 +313,15 @@ async def test_a_slow_listener_gets_the_state_instead_of_all_it_missed(pool: Fak
         last = 7 + events.QUEUE
         for revision in range(8, last + 2):
             pool_document = document(revision, "blue" if revision % 2 else "green")
-            announce = Announce(
-                document=pool_document, rotation=rotation(revision, "green", "blue")
-            )
-            slow.put(announce)
-            fast.put(announce)
-            taken = await fast.next()
-            assert taken is announce
+            news = News(document=pool_document, rotations=(rotation(revision, "green", "blue"),))
+            slow.put(news)
+            fast.put(news)
+            assert await fast.next() is news
 
         left = await slow.next()
         slow.close()
         assert left is not None
-        assert (left.document.revision, left.rotation) == (last + 1, None)
+        assert (left.document.revision, left.rotations) == (last + 1, ())
         assert await slow.next() is None
     told.close()
 

@@ -3,7 +3,8 @@ Events: ``GET /pool/events``, the stream that tells of rotations (server-sent ev
 
 - ``rotation``: the active server changed; data is the rotation, ``id`` its revision.
 - ``state``: where the pool is; data is ``{"revision", "active"}``, ``id`` the revision. Comes first
-  in every stream, and instead of rotations where some cannot be told one by one.
+  in every stream, for every other change of the document, and instead of rotations where some
+  cannot be told one by one.
 
 Nobody is told an older revision after a newer one. A listener that returns with ``Last-Event-ID``
 first gets the rotations since then, from the history.
@@ -11,16 +12,17 @@ first gets the rotations since then, from the history.
 
 import asyncio
 import json
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import StreamingResponse
 
 from .. import observe
-from ..core.actions import Announce
 from ..core.document import Document, Rotation
 from ..exceptions import NoAnswer, StoreError
 from .access import Access
@@ -35,7 +37,7 @@ PING_INTERVAL: Final = 15.0
 """Seconds of silence after which a comment is sent, so that no proxy takes the stream for dead."""
 
 QUEUE: Final = 64
-"""Announcements that wait for a slow listener; one more, and it gets a ``state`` for them all."""
+"""News that wait for a slow listener; one more, and it gets a ``state`` for them all."""
 
 MOST_MISSED: Final = 100
 """Rotations that are told to a listener which returns; of more, the newest."""
@@ -47,20 +49,28 @@ _PING: Final = ": ping\n\n"
 _RETRY: Final = "retry: 1000\n\n"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """The document is now ``document``, after ``rotations`` (oldest first), if any."""
+
+    document: Document
+    rotations: tuple[Rotation, ...] = ()
+
+
 class Listener:
-    """One stream's queue of announcements, of bounded length."""
+    """One stream's queue of news, of bounded length."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Announce] = deque()
+        self._waiting: deque[News] = deque()
         self._woken = asyncio.Event()
         self._closed = False
 
-    def put(self, announce: Announce) -> None:
-        """Queue ``announce``; if the queue is full, it stands for all that waited."""
+    def put(self, news: News) -> None:
+        """Queue ``news``; if the queue is full, its document stands for all that waited."""
         if len(self._waiting) >= QUEUE:
             self._waiting.clear()
-            announce = Announce(document=announce.document, rotation=None)
-        self._waiting.append(announce)
+            news = News(document=news.document)
+        self._waiting.append(news)
         self._woken.set()
 
     def close(self) -> None:
@@ -68,8 +78,8 @@ class Listener:
         self._closed = True
         self._woken.set()
 
-    async def next(self) -> Announce | None:
-        """The next announcement, None after `close`."""
+    async def next(self) -> News | None:
+        """The next news, None after `close`."""
         while not self._waiting:
             if self._closed:
                 return None
@@ -80,9 +90,9 @@ class Listener:
 
 class Events:
     """
-    Spreads the pool's announcements over the listeners of this process.
+    Spreads the pool's news over the listeners of this process.
 
-    One task reads them, from the first listener on, and never waits for any listener.
+    One task follows the pool, from the first listener on, and never waits for any listener.
     """
 
     def __init__(self, pool: "Pool") -> None:
@@ -127,14 +137,28 @@ class Events:
                 if self._document() is None:
                     await asyncio.sleep(_NO_DOCUMENT_PAUSE)
                     continue
-                async for announce in self._pool.announcements():
-                    for listener in self._listeners:
-                        listener.put(announce)
+                await self._follow()
                 break
         except Exception as error:  # the outermost frame of this task
             observe.failure(observe.TASK_FAILED, error, task="events")
         # Whatever the reason: the listeners come back, and learn from the history.
         self._end()
+
+    async def _follow(self) -> None:
+        last: Document | None = None
+        async for announce in self._pool.announcements():
+            document = announce.document
+            news = News(
+                document=document,
+                rotations=() if announce.rotation is None else (announce.rotation,),
+            )
+            if last and last.lineage == document.lineage and document.revision > last.revision + 1:
+                # Changes in between reached this process as one; the history has each.
+                missed = await self._missed(last.revision, document.revision)
+                news = News(document=document, rotations=missed or news.rotations)
+            last = document
+            for listener in self._listeners:
+                listener.put(news)
 
     async def stream(self, after: int | None) -> AsyncGenerator[str, None]:
         """
@@ -154,13 +178,13 @@ class Events:
             while True:
                 try:
                     async with asyncio.timeout(PING_INTERVAL):
-                        announce = await listener.next()
+                        news = await listener.next()
                 except TimeoutError:
                     yield _PING
                     continue
-                if announce is None:
+                if news is None:
                     return
-                if text := told.announced(announce):
+                if text := told.news(news):
                     yield text
 
     def _document(self) -> Document | None:
@@ -169,15 +193,15 @@ class Events:
         except NoAnswer:
             return None
 
-    async def _missed(self, after: int | None) -> Sequence[Rotation]:
-        """The rotations of revisions above ``after``, oldest first."""
+    async def _missed(self, after: int | None, until: float = math.inf) -> tuple[Rotation, ...]:
+        """The rotations of revisions above ``after`` and up to ``until``, oldest first."""
         if after is None:
             return ()
         try:
             newest = await self._pool.history(MOST_MISSED)
         except StoreError:
             return ()  # the state still comes, and says where the pool is
-        return [rotation for rotation in reversed(newest) if rotation.revision > after]
+        return tuple(r for r in reversed(newest) if after < r.revision <= until)
 
 
 class _Told:
@@ -188,11 +212,10 @@ class _Told:
         self._revision = -1
         self._active: str | None = None
 
-    def announced(self, announce: Announce) -> str:
-        """The events for ``announce``: none, the rotation, the state, or one after the other."""
-        self._follow(announce.document.lineage)
-        rotation = announce.rotation
-        return (self.rotation(rotation) if rotation else "") + self.state(announce.document)
+    def news(self, news: News) -> str:
+        """The events for ``news``: rotations, then the state; those of it that are new."""
+        self._follow(news.document.lineage)
+        return "".join(map(self.rotation, news.rotations)) + self.state(news.document)
 
     def rotation(self, rotation: Rotation) -> str:
         """The event for ``rotation``; empty if it is not newer than what was told."""
