@@ -82,6 +82,22 @@ async def test_the_news_travels_with_the_client(
         assert who.ended is None
 
 
+async def test_a_close_after_the_leave_is_answered_at_once(
+    pool: PoolProcess, signals: SignalClients
+) -> None:
+    # livekit-client joins again only when that has happened. The gateway cuts who does not close;
+    # then the code would be 1006.
+    alice = signals(pool.url, pool.token(ROOM, "alice"))
+    await alice.join()
+    await alice.resume()
+
+    await pool.rotate("a planned one", to="green")
+    await alice.gets("leave")
+    await alice.close()
+
+    assert await alice.ends() == 1000
+
+
 @pytest.mark.parametrize("version", [0, 1])
 async def test_a_resume_of_no_session_is_answered_by_a_leave(
     pool: PoolProcess, signals: SignalClients, version: int
