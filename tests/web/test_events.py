@@ -193,6 +193,9 @@ async def test_a_document_of_another_lineage_is_believed(pool: FakePool, served:
         assert await stream.event() == state(2, "blue")
         pool.announce(document(3, "red", lineage="two"), rotation(3, "blue", "red"))
         assert await stream.event() == rotated(3, "blue", "red")
+        pool.announce(document(9, "green", lineage="three"))  # 4 to 8 were never this one's
+        assert await stream.event() == state(9, "green")
+    assert pool.calls == []
 
 
 async def test_rotation_and_newer_state_come_both(pool: FakePool, served: Served) -> None:
