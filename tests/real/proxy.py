@@ -80,7 +80,7 @@ class Proxy:
         self._passing.set()
         self._came = asyncio.Event()
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -111,15 +111,15 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._served.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._served)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._served[task] = writer
+        task.add_done_callback(self._served.pop)
         with contextlib.suppress(OSError):
             try:
                 first = await reader.read(_CHUNK)
