@@ -739,6 +739,21 @@ class TestProcesses:
         assert processes(await store.rows()) == ["p2"]
         assert processes(await store.rows(within=60)) == ["p1", "p2"]
 
+    async def test_who_beat_before_the_clock_was_set_back_must_beat_again(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await with_document(store)
+        await store.beat(process_row("dead"))
+        await store.beat(process_row("living"))
+        await held(store, "standup", "dead", until=NOON + 10)
+
+        clock.turn(-3600)
+        await store.beat(process_row("living"))
+
+        assert processes(await store.rows()) == ["living"]
+        assert await store.rooms() == {}
+        assert isinstance(await store.move("standup", "green", 2, "living"), Placement)
+
     async def test_leaving_takes_the_row_and_the_holders(self, store: Store, other: Store) -> None:
         await with_document(store)
         for process in ("p1", "p2"):

@@ -630,3 +630,12 @@ async def test_settling_is_decided_by_what_is_stored(path: Path) -> None:
         await later.beat(process_row("p1"))
         answer = await later.move("standup", "green", 2, "p2")
     assert answer == Settling(placement=placement, until=until)
+
+
+async def test_a_row_of_a_newer_version_is_read_as_far_as_it_is_known(path: Path) -> None:
+    async with store_at(path) as store:
+        await store.beat(process_row("newer"))
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("UPDATE processes SET content = json_set(content, '$.quota', 5)")
+
+        assert [row.process for row in await store.rows()] == ["newer"]

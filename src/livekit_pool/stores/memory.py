@@ -233,7 +233,7 @@ class MemoryStore:
 
     async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
         now = await self._turn()
-        return [row for row in self._rows.values() if now - row.beat <= within]
+        return [row for row in self._rows.values() if abs(now - row.beat) <= within]
 
     # -- steps of the above, none of which lets another task run --
 
@@ -283,7 +283,7 @@ class MemoryStore:
     def _living(self, process: str, holder: _Holder, now: float) -> bool:
         row = self._rows.get(process)
         # A process that has not beaten yet is given the time of a heartbeat to do so.
-        return now - (row.beat if row else holder.renewed) <= LIVING
+        return abs(now - (row.beat if row else holder.renewed)) <= LIVING
 
     def _unsettled_until(self, room: str, process: str, now: float) -> float | None:
         return max(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ..core.document import Document, Rotation
@@ -56,9 +56,9 @@ _FORGOTTEN = 3600.0
 
 # A holder whose process lives; a process that has not beaten yet is given the time to do so.
 _LIVING_HOLDER = f"""
-    :now - coalesce(
+    abs(:now - coalesce(
         (SELECT beat FROM processes WHERE processes.process = holders.process), holders.renewed
-    ) <= {LIVING}
+    )) <= {LIVING}
 """
 
 _Database = sqlite3.Connection
@@ -282,9 +282,12 @@ def leave(db: _Database, now: float, process: str) -> None:
 
 
 def rows(db: _Database, now: float, within: float) -> Sequence[ProcessRow]:
-    found = db.execute("SELECT content FROM processes WHERE ? - beat <= ?", (now, within))
+    # A beat to come was written before the clock was set back: who lives writes another.
+    found = db.execute("SELECT content FROM processes WHERE abs(? - beat) <= ?", (now, within))
     return [_row(json.loads(content)) for (content,) in found]
 
 
 def _row(content: dict[str, Any]) -> ProcessRow:
-    return ProcessRow(**{**content, "names": tuple(content["names"])})
+    # A newer version of the program, that runs beside this one, may write more.
+    known = {each.name: content[each.name] for each in fields(ProcessRow) if each.name in content}
+    return ProcessRow(**{**known, "names": tuple(content["names"])})
