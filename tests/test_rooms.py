@@ -58,6 +58,9 @@ class FakeDriver:
         self._tasks.add(task)
         return task
 
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.spawn(work())
+
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Final, Self
+from functools import partial
+from typing import Final, Self, TypeVar
 
 from . import observe
 from .core.actions import Action, Announce, Answered, Note, Probe, Refused, Swap
@@ -48,9 +50,12 @@ from .exceptions import (
 )
 from .servers import Server, fingerprint
 from .stores.base import Changed, Moved, Placement, ProcessRow, Store, SwapOutcome
+from .stores.base import Loaded as StoreLoaded
 from .upstream.probe import Prober, ProbeResult
 
 __all__ = ["Driver"]
+
+_News = TypeVar("_News")
 
 STALL: Final = 2.0
 """Seconds after which a silent loop no longer trusts what it remembers."""
@@ -66,6 +71,12 @@ NEWBORN_WAIT: Final = 3.0
 
 SLOWEST_PROBE: Final = 5.0
 """Longest pause in seconds between two probes of a server that is down."""
+
+AGAIN: Final = 1.0
+"""Seconds after which work that failed unexpectedly begins again."""
+
+FARTHEST: Final = 86_400.0
+"""Seconds by which a last rotation may lie ahead of the store's clock, and be believed."""
 
 _REFUSALS: Final[Mapping[str, type[RotationRefused]]] = {
     error.code: error for error in (RevisionConflict, NoServer, ServerNotEligible)
@@ -123,7 +134,7 @@ class Driver:
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.time()
-        self._base = time.time() - time.monotonic()
+        self._base = -math.inf  # until the store has told its time
         self._last_tick = time.monotonic()
         self._store_ok = True
         self._known_health: dict[str, Health] = {}
@@ -136,15 +147,16 @@ class Driver:
         """Read or make the document, then start following it. Raises `StoreError`."""
         await self._begin()
         for work in (self._ticks, self._watch, self._beats, self._clean):
-            self.spawn(work())
+            self.keep(work)
         for name in self.servers:
-            self.spawn(self._watch_over(name))
+            self.keep(partial(self._watch_over, name))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in list(self._tasks):
+        ending = [*self._tasks, *([self._loading] if self._loading else [])]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         for request in self._requests.values():
             if not request.done():
                 request.set_exception(NoAnswer("the pool is stopping"))
@@ -154,7 +166,7 @@ class Driver:
     async def _begin(self) -> None:
         self._last_tick = time.monotonic()
         loaded = await self.store.load()
-        self._sync(loaded.now)
+        self._sync(loaded)
         await self.store.beat(self._row())
         if loaded.document is None:
             rows = await self.store.rows()
@@ -181,6 +193,19 @@ class Driver:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def keep(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run ``work`` as long as the driver runs; when it fails, log it and begin again."""
+        self.spawn(self._again_and_again(work))
+
+    async def _again_and_again(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # the outermost frame of the work
+                name = getattr(getattr(work, "func", work), "__name__", "")
+                observe.failure(observe.TASK_FAILED, error, task=name.strip("_"))
+            await asyncio.sleep(AGAIN)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -346,7 +371,14 @@ class Driver:
                 self._known_health[name] = health
                 self._news.set()
                 for listener in self._health_listeners:
-                    listener(name)
+                    self._tell(listener, name)
+
+    def _tell(self, listener: Callable[[_News], None], news: _News) -> None:
+        """Call ``listener``; what it does wrong keeps nothing else from being done."""
+        try:
+            listener(news)
+        except Exception as error:  # the outermost frame of what others do with the news
+            observe.failure(observe.TASK_FAILED, error, task="listener")
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -362,7 +394,7 @@ class Driver:
                     answer.set_exception(_refusal(code, message, revision))
             case Announce():
                 for listener in list(self._listeners):
-                    listener(action)
+                    self._tell(listener, action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
 
@@ -372,7 +404,9 @@ class Driver:
                 swapped = await self.store.swap(
                     swap.expected, swap.document, swap.operation, swap.rotation
                 )
-        except (StoreError, TimeoutError):
+        except Exception as error:  # the outermost frame: the machine waits for an answer
+            if not isinstance(error, StoreError | TimeoutError):
+                observe.failure(observe.TASK_FAILED, error, task="swap")
             self._store_answered(False)
             self.feed(SwapFailed(operation=swap.operation))
             with contextlib.suppress(StoreError):
@@ -409,15 +443,24 @@ class Driver:
             self._store_answered(False)
             raise
         self._store_answered(True)
-        self._sync(loaded.now)
+        self._sync(loaded)
         self._last_tick = time.monotonic()
         self.stale = False
         if loaded.document is not None:
             self.feed(Loaded(document=loaded.document))
         return self.document
 
-    def _sync(self, now: float) -> None:
-        self._base = now - time.monotonic()
+    def _sync(self, loaded: StoreLoaded) -> None:
+        """
+        Go by the store's time, but never backwards, and never before the last rotation.
+
+        A clock that is set back would make all evidence older than the rotation before it: for
+        as long as it was set back, no dead server would be left.
+        """
+        now = loaded.now
+        if (document := loaded.document) and 0 < document.last_rotation - now < FARTHEST:
+            now = document.last_rotation
+        self._base = max(self._base, now - time.monotonic())
 
     def _store_answered(self, ok: bool) -> None:
         if ok is not self._store_ok:
@@ -438,10 +481,10 @@ class Driver:
                                 if revision > self.document.revision:
                                     await self.reload()
                             case Moved(placement=placement):
-                                self._moved(placement)
+                                self._tell(self._moved, placement)
                             case _:
                                 await self.reload()
-                                self._moved(None)
+                                self._tell(self._moved, None)
                     except StoreError:
                         continue
             self._store_answered(False)

@@ -91,8 +91,8 @@ class Rooms:
 
     def start(self) -> None:
         """Begin to renew and to write; the driver must be running."""
-        self._driver.spawn(self._renew())
-        self._driver.spawn(self._write())
+        self._driver.keep(self._renew)
+        self._driver.keep(self._write)
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call ``listener`` with the name of each room that moved with joins of it under way."""

@@ -1,0 +1,227 @@
+"""Driver: what keeps running whatever goes wrong around it, and which time it goes by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import cast
+
+import pytest
+
+from livekit_pool import driver as driver_module
+from livekit_pool import observe
+from livekit_pool.core.actions import Announce
+from livekit_pool.core.document import Document, Rotation
+from livekit_pool.core.events import ProbeOutcome
+from livekit_pool.core.health import Settings
+from livekit_pool.driver import Driver
+from livekit_pool.servers import Server
+from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
+from livekit_pool.stores.memory import MemoryStore
+from livekit_pool.upstream.connection import Stage
+from livekit_pool.upstream.probe import Prober, ProbeResult
+from tests.web.served import until
+
+NOON = 1_800_000_000.0
+HOUR = 3600.0
+SERVERS = tuple(
+    Server(name=name, url=f"ws://{name}.test", key=f"key-{name}", secret="s" * 32)
+    for name in ("red", "green")
+)
+
+
+class FakeProber:
+    """
+    Probes what the test says.
+
+    Attributes:
+        refusing: servers that refuse.
+        errors: what the next probes raise, one each.
+    """
+
+    def __init__(self) -> None:
+        self.refusing: set[str] = set()
+        self.errors: list[Exception] = []
+
+    async def probe(self, server: Server) -> ProbeResult:
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop()
+        refused = server.name in self.refusing
+        return ProbeResult(
+            server=server.name,
+            outcome=ProbeOutcome.REFUSED if refused else ProbeOutcome.PASSED,
+            stage=Stage.HTTP,
+            detail="",
+            duration=0.0,
+            stalled=False,
+        )
+
+    probe_signed = probe
+
+
+class Store(MemoryStore):
+    """
+    A store with a clock to set, that fails as the test says.
+
+    Attributes:
+        clock: its time.
+        errors: method -> what its next calls raise, one each.
+        silent: it is asked for the document, and does not answer.
+    """
+
+    def __init__(self) -> None:
+        self.clock = NOON
+        self.silent = False
+        self.errors: dict[str, list[Exception]] = {}
+        super().__init__("memory://", clock=lambda: self.clock)
+
+    def _fail(self, method: str) -> None:
+        if errors := self.errors.get(method):
+            raise errors.pop()
+
+    async def load(self) -> Loaded:
+        if self.silent:
+            await asyncio.Event().wait()
+        return await super().load()
+
+    async def rows(self, within: float = 6.0) -> Sequence[ProcessRow]:
+        self._fail("rows")
+        return await super().rows(within)
+
+    async def swap(
+        self, expected: int, document: Document, operation: str, rotation: Rotation | None = None
+    ) -> Swapped:
+        self._fail("swap")
+        return await super().swap(expected, document, operation, rotation)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "AGAIN", 0.01)
+    monkeypatch.setattr(driver_module, "BEAT", 0.02)
+
+
+@contextlib.asynccontextmanager
+async def driving(store: Store, prober: FakeProber) -> AsyncIterator[Driver]:
+    """A driver whose servers were all seen to be well."""
+    async with (
+        store,
+        Driver(
+            SERVERS, store, cast(Prober, prober), Settings(), host="here", probe_interval=0.02
+        ) as driver,
+    ):
+        await until(lambda: len(driver.last_probe) == len(SERVERS))
+        yield driver
+
+
+def failures(log: pytest.LogCaptureFixture) -> list[Mapping[str, object]]:
+    found = [record for record in log.records if record.message == observe.TASK_FAILED]
+    return [record.__dict__["fields"] for record in found]
+
+
+async def test_a_heartbeat_that_fails_unexpectedly_is_logged_and_not_the_last(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        store.errors["rows"] = [ZeroDivisionError("a-room-name")]
+        await until(lambda: not store.errors["rows"])
+        await until(lambda: failures(caplog))
+        store.clock = NOON + 2
+        async with asyncio.timeout(10):
+            while (await store.rows())[0].beat != NOON + 2:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+
+    assert failures(caplog) == [{"task": "beats", "error": "ZeroDivisionError"}]
+    assert "a-room-name" not in caplog.text
+    assert driver.document.active_server == "red"
+
+
+async def test_a_probe_that_fails_unexpectedly_is_not_the_last_of_its_server() -> None:
+    prober = FakeProber()
+    async with driving(Store(), prober) as driver:
+        prober.errors = [ZeroDivisionError(), ZeroDivisionError()]
+        await until(lambda: not prober.errors)
+        prober.refusing = {"red", "green"}
+
+        await until(lambda: not driver.joinable("red") and not driver.joinable("green"))
+
+
+async def test_a_swap_that_fails_unexpectedly_is_not_the_last() -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        store.errors["swap"] = [ZeroDivisionError()]
+
+        async with asyncio.timeout(10):
+            rotation = await driver.rotate("because", actor="ann")
+
+    assert rotation is not None
+    assert rotation.to == "green"
+
+
+async def test_who_hears_of_it_cannot_keep_others_from_hearing() -> None:
+    heard: list[int] = []
+
+    def deaf(_: Announce) -> None:
+        raise ZeroDivisionError
+
+    async with driving(Store(), FakeProber()) as driver:
+        driver.listen(deaf)
+        driver.listen(lambda announce: heard.append(announce.document.revision))
+        await driver.rotate("because", actor="ann")
+
+    assert heard == [2]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_dead_server_is_left_although_the_clock_was_set(hours: int) -> None:
+    store, prober = Store(), FakeProber()
+    async with driving(store, prober) as driver:
+        await driver.rotate("there", actor="ann", to="green")
+        store.clock += hours * HOUR
+        await driver.reload()
+
+        prober.refusing = {"green"}
+        await until(lambda: driver.document.active_server == "red")
+
+        assert not driver.joinable("green")
+
+
+async def test_a_process_that_starts_after_the_clock_was_set_back_sees_a_dead_server() -> None:
+    store, prober = Store(), FakeProber()
+    async with driving(store, prober) as first:
+        await first.rotate("there", actor="ann", to="green")
+        store.clock -= HOUR
+
+        async with Driver(
+            SERVERS, store, cast(Prober, prober), Settings(), host="here", probe_interval=0.02
+        ) as second:
+            assert second.now() >= NOON
+
+
+async def test_a_last_rotation_in_another_age_is_no_time_to_go_by() -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        store.clock = NOON + 100 * 24 * HOUR
+        await driver.reload()
+        await driver.rotate("there", actor="ann", to="green")
+        store.clock = NOON
+
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as second:
+            assert second.now() < NOON + HOUR
+
+
+async def test_nothing_is_left_running_at_the_end() -> None:
+    before = asyncio.all_tasks()
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        store.silent = True
+        asking = asyncio.ensure_future(driver.reload())
+        await asyncio.sleep(0)
+
+    assert asking.cancelled()
+    assert asyncio.all_tasks() == before
