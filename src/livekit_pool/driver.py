@@ -45,6 +45,7 @@ from .exceptions import (
     RotationRefused,
     ServerNotEligible,
     StoreError,
+    StoreOutcomeUnknown,
     StoreUnavailable,
     UnknownServer,
 )
@@ -78,8 +79,9 @@ AGAIN: Final = 1.0
 FARTHEST: Final = 86_400.0
 """Seconds by which a last rotation may lie ahead of the store's clock, and be believed."""
 
-_REFUSALS: Final[Mapping[str, type[RotationRefused]]] = {
-    error.code: error for error in (RevisionConflict, NoServer, ServerNotEligible)
+_REFUSALS: Final = {error.code: error for error in (RevisionConflict, NoServer, ServerNotEligible)}
+_OTHER_ERRORS: Final = {
+    error.code: error for error in (UnknownServer, StoreUnavailable, StoreOutcomeUnknown)
 }
 
 
@@ -621,6 +623,7 @@ class Driver:
 
 
 def _refusal(code: str, message: str, revision: int) -> PoolError:
-    if code == UnknownServer.code:
-        return UnknownServer(message)
+    """The error that the machine's ``code`` stands for."""
+    if (other := _OTHER_ERRORS.get(code)) is not None:
+        return other(message)
     return _REFUSALS.get(code, RotationRefused)(message, revision=revision)
