@@ -68,6 +68,7 @@ async def test_rooms_before_and_after_a_rotation(
     assert await rooms(*ours, "delete", "one") == {"deleted": "one"}
     assert await rooms(*ours, "list") == {"rooms": ["two"]}
     assert await on(red) == ["two"]
+    assert await rooms(*ours, "delete", "two") == {"deleted": "two"}
 
     await pool.rotate("away from red", to="green")
 
