@@ -396,3 +396,17 @@ def _connections(port: int) -> bool:
         line.split()[1] == wanted and line.split()[3] == "01" and line.split()[9] != "0"
         for line in lines
     )
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
+    """A session takes two files, and the usual soft limit would end the pool at 500 of them."""
+    code = (
+        "import resource; from livekit_pool.web.listener import raise_file_limit;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096)); raise_file_limit();"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert answer.stdout.strip() == "(4096, 4096)"

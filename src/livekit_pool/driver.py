@@ -370,6 +370,7 @@ class Driver:
         for name in self.servers:
             health = self.machine.health(name)
             if health is not self._known_health.get(name):
+                self._say_health(name, health)
                 self._known_health[name] = health
                 self._news.set()
                 for listener in self._health_listeners:
@@ -381,6 +382,20 @@ class Driver:
             listener(news)
         except Exception as error:  # the outermost frame of what others do with the news
             observe.failure(observe.TASK_FAILED, error, task="listener")
+
+    def _say_health(self, server: str, health: Health) -> None:
+        """Log a change once for the machine: by the process that probes."""
+        before = self._known_health.get(server, Health.UNKNOWN)
+        if not self.probing or (before is Health.UNKNOWN and health is not Health.DOWN):
+            return
+        probe = self.last_probe.get(server)
+        observe.event(
+            observe.HEALTH,
+            logging.WARNING if health is Health.DOWN else logging.INFO,
+            server=server,
+            health=health.value,
+            detail=probe.detail if probe else None,
+        )
 
     def _perform(self, action: Action) -> None:
         match action:

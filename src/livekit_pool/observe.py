@@ -13,9 +13,7 @@ import time
 from typing import Final
 
 __all__ = [
-    "LEFT_BEHIND",
-    "NO_SERVER",
-    "PROBE",
+    "HEALTH",
     "READY",
     "ROTATED",
     "STALLED",
@@ -28,15 +26,13 @@ __all__ = [
 ]
 
 ROTATED: Final = "LiveKit server rotated"
-NO_SERVER: Final = "No LiveKit server is available"
-PROBE: Final = "LiveKit server changed health"
+HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
 STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
-LEFT_BEHIND: Final = "Sessions were cut off"
 
 _logger: Final = logging.getLogger("livekit_pool")
 

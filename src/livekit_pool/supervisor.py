@@ -112,6 +112,7 @@ def run(
             certificate cannot be read, or every worker refused it at its start.
     """
     store = store_from_url(settings.store).url  # opens nothing
+    listener.raise_file_limit()
     with listener.listen(settings.host, settings.port) as sock:
         # What it really listens on: the port may be the system's choice, the socket systemd's; and
         # what is allowed on loopback only (no key pair, open tokens) hangs on the true address.

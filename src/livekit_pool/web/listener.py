@@ -7,17 +7,22 @@ a connection that finds no worker waits in the socket's backlog instead of being
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import socket
 from collections.abc import MutableMapping
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["BACKLOG", "listen", "shown"]
+__all__ = ["BACKLOG", "listen", "raise_file_limit", "shown"]
 
 #: Connections that may wait for a worker. The kernel caps it (net.core.somaxconn, 4096 on Linux).
 BACKLOG = 2048
+
+#: Files open at once, at most: what Linux allows a process by default (fs.nr_open).
+_MOST_FILES = 1_048_576
 
 #: The first descriptor that systemd passes (sd_listen_fds(3), SD_LISTEN_FDS_START).
 _FIRST_PASSED = 3
@@ -128,3 +133,12 @@ def _why_not(error: OSError, host: str, port: int) -> str:
         f"LIVEKIT_POOL_HOST {host!r} with LIVEKIT_POOL_PORT {port} cannot be bound: "
         f"{error.strerror}."
     )
+
+
+def raise_file_limit() -> None:
+    """Use as many files as we may: a session takes two, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
