@@ -283,6 +283,29 @@ async def test_a_join_is_held_for_four_and_a_half_seconds_and_leaves_no_ghost(
         assert await pool.rotations() == []
 
 
+async def test_a_join_given_up_while_the_server_works_on_it_leaves_no_ghost(
+    tmp_path: Path, livekit_servers: list[LocalServer], before_red: Proxy, signals: SignalClients
+) -> None:
+    red = livekit_servers[0]
+    async with PoolProcess(tmp_path, livekit_servers, settings=behind(before_red)) as pool:
+        # Cut off while it makes the participant, LiveKit keeps it in 1 of 20 to 40 tries.
+        people = [signals(pool.url, pool.token(ROOM, f"p{number}")) for number in range(100)]
+        await red.freeze()
+        joins = [asyncio.create_task(who.join()) for who in people]
+        await before_red.conversation(len(people) - 1)
+        for join in joins:
+            await give_up(join)
+        await red.thaw()
+
+        # The server comes to each of them, and nobody is left.
+        await until(
+            lambda: all(each.answered and each.over for each in before_red.conversations),
+            seconds=10,
+            what="each join was answered, and ended",
+        )
+        await until(lambda: gone(red), seconds=2, what="nobody stays")
+
+
 # ---- a process that hears late ------------------------------------------------------------------
 
 
@@ -360,7 +383,7 @@ async def test_a_process_that_hears_late(
         new = {
             # Sent while it sleeps, and read by it first thing when it goes on.
             room: signals(late.url, late.token(room, f"new-in-{room}"))
-            for room in (ROOM, "lobby", "nowhere")
+            for room in ("lobby", ROOM, "nowhere")
         }
         async with frozen(late):
             stopped = time.monotonic()

@@ -210,9 +210,13 @@ class Inquiry:
             self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
         finally:
             if answer is None and upstream is not None:
-                upstream.transport.abort()
+                self._let_go(upstream)
         await self._changed(_VERDICT)
         return None, Answer(0)
+
+    def _let_go(self, upstream: Upstream) -> None:
+        """Give up on ``upstream``, which has not answered yet, or not as it should."""
+        upstream.transport.abort()
 
     async def _poked(self) -> None:
         """Wait until something changed: the server answered, say, or is down."""
@@ -303,7 +307,7 @@ class Admission(Inquiry):
             opened = True
         finally:
             if not opened:
-                upstream.transport.abort()
+                self._let_go(upstream)
         payload = tokens.payload(self._request.token or "")
         resumed = self._request.query.resume
         relay.open(upstream, room, placement.server, payload, resumed=resumed)
@@ -312,6 +316,12 @@ class Admission(Inquiry):
         gateway.opened(relay)
         pool.join_answered(placement.server)
         return True
+
+    def _let_go(self, upstream: Upstream) -> None:
+        if self._request.query.resume:
+            upstream.transport.abort()  # the session itself goes on
+        else:
+            upstream.let_go()
 
 
 class Validation(Inquiry):

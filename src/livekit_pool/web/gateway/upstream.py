@@ -8,11 +8,13 @@ from then on bytes go straight through.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from .frames import EVERY_KIND, FrameError, FrameStream, Message
+from . import signal
+from .frames import EVERY_KIND, FrameError, FrameStream, Message, close_frame, encode
 
 if TYPE_CHECKING:
     from .relay import SignalRelay
@@ -21,6 +23,9 @@ __all__ = ["Answer", "Upstream"]
 
 _HEAD_LIMIT: Final = 64 * 1024
 _BODY_LIMIT: Final = 64 * 1024
+
+_LAST_WORD: Final = 10.0
+"""Seconds that a server may take to answer a join which was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,27 @@ class Upstream(asyncio.Protocol):
         """From now on everything goes to ``relay``."""
         self.relay = relay
         self._answered = self._buffer = self.answer = None
+
+    def let_go(self) -> None:
+        """
+        Give up a join: the participant that the server is making goes as soon as it is made.
+
+        If the connection were cut in the meantime the participant would sometimes stay for 20 s:
+        after 1 of 40 cuts, tried with LiveKit 1.13.5. So the server's answer is waited for.
+        """
+        self._answered = self._say_goodbye
+        asyncio.get_running_loop().call_later(_LAST_WORD, self.transport.abort)
+        if self.answer is not None:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        if self.lost or self.answer is None or self.answer.status != 101:
+            self.transport.abort()
+            return
+        self._buffer = None
+        self.transport.write(encode(signal.GOODBYE, mask=secrets.token_bytes(4)))
+        self.transport.write(close_frame(1000, secrets.token_bytes(4)))
+        self.transport.resume_reading()  # what still comes is dropped
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -139,6 +165,6 @@ class Upstream(asyncio.Protocol):
             return
         self.stream = stream
         self._buffer = None
-        self._set(Answer(101, head=head, first=tuple(pieces)))
         # Reading stops until the relay takes over, so that nothing is lost in between.
         self.transport.pause_reading()
+        self._set(Answer(101, head=head, first=tuple(pieces)))
