@@ -118,3 +118,11 @@ def test_obstacles_are_what_force_overrides() -> None:
     assert replace(DEAD, drained=True).obstacle == "drained"
     assert str(replace(GOOD, misconfigured=True).obstacle).startswith("misconfigured")
     assert str(replace(GOOD, shared=False).obstacle).startswith("not in the list")
+
+
+def test_a_resting_server_that_was_seen_up_only_before_it_was_left_is_probed_first() -> None:
+    """All servers die at once: what another process saw of them before must not go round."""
+    resting = replace(GOOD, cooling_until=10.0, forgivable=True, proven=False)
+
+    assert last_resort([resting]) == Choice(probe=(resting.name,))
+    assert last_resort([replace(resting, proven=True)]) == Choice(server=resting.name)

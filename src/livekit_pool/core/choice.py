@@ -38,6 +38,7 @@ class Candidate:
         shared: every live process has it.
         cooling_until: end of its cool-down, None while it is in none.
         forgivable: the cool-down is for a cause that ends with the server's recovery.
+        proven: what shows it up was seen since the last rotation, and so since it was left.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     shared: bool
     cooling_until: float | None
     forgivable: bool
+    proven: bool = True
 
     @property
     def available(self) -> bool:
@@ -121,7 +123,8 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
     As `next_available`; but when nothing at all is available, the resting one that is next.
 
     For leaving a server that is confirmed down: one that answers again, though its cool-down
-    has not ended, is better than none. The one whose cool-down ends first is chosen.
+    has not ended, is better than none. The one whose cool-down ends first is chosen. What was
+    seen of it before it was left does not count: those are probed first.
     """
     candidates = list(candidates)
     choice = next_available(candidates)
@@ -130,4 +133,7 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
     resting = [c for c in candidates if c.resting]
     if not resting:
         return choice
+    if not any(c.proven for c in resting):
+        return Choice(probe=tuple(c.name for c in resting))
+    resting = [c for c in resting if c.proven]
     return Choice(server=min(resting, key=lambda c: c.cooling_until or 0.0).name)

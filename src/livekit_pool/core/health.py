@@ -202,6 +202,15 @@ class HealthBook:
             return False
         return sight.outcome is ProbeOutcome.PASSED if sight.heard is None else sight.heard
 
+    def passed_since(self, server: str, moment: float) -> bool:
+        """Whether what shows ``server`` up was seen after ``moment``, or heard well after it."""
+        sight = self._sights.get(server)
+        if sight is None or not self.passed(server):
+            return False
+        if sight.heard is None:
+            return sight.began >= moment
+        return sight.heard_at > moment + OWN_LASTS
+
     def misconfigured(self, server: str) -> bool:
         """Whether ``server`` refuses tokens made with our key for it."""
         sight = self._sights.get(server)

@@ -68,6 +68,7 @@ class Situation:
             shared=all(server in names for names in self.lists or ()),
             cooling_until=record.cool_down_until if record.cooling(self.now) else None,
             forgivable=record.cool_down_cause in COOLS,
+            proven=self.health.passed_since(server, self.document.last_rotation),
         )
 
     @property
