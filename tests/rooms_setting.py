@@ -1,0 +1,250 @@
+"""Two processes of a pool with a store in memory, as far as `Rooms` needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import livekit_pool.rooms
+from livekit_pool.core.actions import Announce
+from livekit_pool.core.document import Cause, Document, new_document, rotated
+from livekit_pool.driver import Driver
+from livekit_pool.rooms import Room, Rooms
+from livekit_pool.stores.base import Changed, Moved, Placement, ProcessRow
+from livekit_pool.stores.memory import MemoryStore
+from tests.turned_clock import run
+
+NAMES = ("red", "green", "blue")
+
+
+class FakeDriver:
+    """
+    What `Rooms` uses of a driver.
+
+    Attributes:
+        down: servers that are confirmed down, as far as this process knows.
+    """
+
+    def __init__(self, store: MemoryStore, process: str) -> None:
+        self.store = store
+        self.process = process
+        self.down: set[str] = set()
+        self.sessions: Callable[[], Mapping[str, int]] = dict
+        self.document: Document = None  # type: ignore[assignment]  # until it is loaded
+        self._has_document = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[Announce], None]] = []
+        self._health: list[Callable[[str], None]] = []
+        self._moves: list[Callable[[Placement | None], None]] = []
+
+    def listen(self, listener: Callable[[Announce], None]) -> None:
+        self._listeners.append(listener)
+
+    def listen_health(self, listener: Callable[[str], None]) -> None:
+        self._health.append(listener)
+
+    def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
+        self._moves.append(listener)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        return task
+
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.spawn(work())
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def joinable(self, server: str) -> bool:
+        return server in NAMES and server not in self.down
+
+    async def fresh(self, revision: int = 0) -> Document:
+        return self.document
+
+    async def reload(self) -> Document:
+        document = (await self.store.load()).document
+        assert document is not None
+        if not self._has_document or document.revision > self.document.revision:
+            self._has_document = True
+            self.document = document
+            for listener in self._listeners:
+                listener(Announce(document=document, rotation=None))
+        return document
+
+    # -- what the tests do with it --
+
+    def hear(self) -> None:
+        """Follow the store from now on; without this the process hears late of everything."""
+        self.spawn(self._watch())
+
+    async def _watch(self) -> None:
+        async for notice in self.store.watch():
+            match notice:
+                case Changed():
+                    await self.reload()
+                case Moved(placement=placement):
+                    self.tell_moved(placement)
+
+    def tell_moved(self, placement: Placement | None) -> None:
+        for listener in self._moves:
+            listener(placement)
+
+    def goes_down(self, server: str) -> None:
+        self.down.add(server)
+        for listener in self._health:
+            listener(server)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert [error for error in ended if isinstance(error, Exception)] == []
+
+
+class FakeSession:
+    """A session; ``moves`` is where it was told to go."""
+
+    def __init__(self, process: Process, room: Room, server: str) -> None:
+        self.server = server
+        self.settled = False
+        self.moves: list[Placement] = []
+        self._rooms = process.rooms
+        self._room = room
+        self._there = True
+
+    def move(self, placement: Placement) -> None:
+        self.moves.append(placement)
+        self.leave()
+
+    def becomes_settled(self) -> None:
+        self.settled = True
+        if self._there:
+            self._rooms.settled(self._room, self)
+
+    def leave(self) -> None:
+        assert self._there, "told twice"
+        self._there = False
+        self._rooms.remove(self._room, self, unsettled=not self.settled)
+
+
+class Process:
+    """One process of the pool."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        self.name = name
+        self.driver = FakeDriver(store, name)
+        self.rooms = Rooms(cast(Driver, self.driver))
+
+    async def start(self) -> None:
+        await self.driver.reload()
+        await self.beat()
+        self.driver.hear()
+        self.rooms.start()
+        self.driver.spawn(self._beats())
+
+    async def join(self, name: str, prefer: str | None = None) -> FakeSession:
+        """A session in room ``name``, admitted as the gateway does it."""
+        with self.rooms.joining(name) as room:
+            while True:
+                placement = await self.rooms.resolve(name, prefer)
+                if await self.rooms.confirm(room, placement, 10.0):
+                    break
+            session = FakeSession(self, room, placement.server)
+            self.rooms.add(room, session, unsettled=True)
+            return session
+
+    async def join_settled(self, name: str) -> FakeSession:
+        """The same, and it is settled."""
+        session = await self.join(name)
+        session.becomes_settled()
+        await asyncio.sleep(0.1)
+        return session
+
+    async def beat(self) -> None:
+        row = ProcessRow(process=self.name, host="here", started=0, names=NAMES, fingerprint="")
+        await self.driver.store.beat(row)
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(2)
+            await self.beat()
+
+
+class Setting:
+    """A store, and processes a and b, which follow it."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.a = Process(store, "a")
+        self.b = Process(store, "b")
+
+    async def rotate(self, to: str, *, window: float = 0.0) -> int:
+        """Make another server the active one; the new revision."""
+        document = (await self.store.load()).document
+        assert document is not None
+        changed, rotation = rotated(
+            document,
+            to=to,
+            names=NAMES,
+            cause=Cause.MANUAL,
+            reason="",
+            actor="",
+            now=0.0,
+            window=window,
+        )
+        await self.store.swap(document.revision, changed, f"to-{changed.revision}", rotation)
+        return changed.revision
+
+    async def server(self, room: str = "standup") -> str | None:
+        """Where the store has ``room``."""
+        placement = await self.store.placement(room)
+        return placement.server if placement else None
+
+
+@contextlib.asynccontextmanager
+async def setting(
+    monkeypatch: pytest.MonkeyPatch, store: type[MemoryStore] = MemoryStore
+) -> AsyncIterator[Setting]:
+    """Two processes of a pool whose active server is red, at revision 1."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(livekit_pool.rooms, "time", SimpleNamespace(monotonic=loop.time))
+    async with store(clock=loop.time) as opened:
+        document = new_document(lineage="one", names=NAMES, actor="", now=0.0)
+        await opened.create(document, "create")
+        pool = Setting(opened)
+        await pool.a.start()
+        await pool.b.start()
+        await asyncio.sleep(0.1)
+        try:
+            yield pool
+        finally:
+            await pool.a.driver.stop()
+            await pool.b.driver.stop()
+
+
+def scene(
+    store: type[MemoryStore] = MemoryStore,
+) -> Callable[[Callable[[Setting], Awaitable[None]]], Callable[[pytest.MonkeyPatch], None]]:
+    """Play a test in a `setting`, on a clock of its own."""
+
+    def plays(
+        test: Callable[[Setting], Awaitable[None]],
+    ) -> Callable[[pytest.MonkeyPatch], None]:
+        def played(monkeypatch: pytest.MonkeyPatch) -> None:
+            async def play() -> None:
+                async with setting(monkeypatch, store) as pool:
+                    await test(pool)
+
+            run(play())
+
+        played.__name__, played.__doc__ = getattr(test, "__name__", ""), test.__doc__
+        return played
+
+    return plays
