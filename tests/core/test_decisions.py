@@ -122,7 +122,7 @@ def test_a_server_nobody_has_probed_is_probed_first() -> None:
 
 def test_when_nothing_else_is_left_a_cooling_server_that_answers_is_taken() -> None:
     cooling = ServerRecord(cool_down_until=START + 60, cool_down_cause=Cause.DOWN, failures=4)
-    shared = replace(document(), servers={"blue": cooling})
+    shared = replace(document(), servers={"blue": cooling}, last_rotation=START - 60)
     outcomes = {"red": REFUSED, "green": REFUSED, "blue": PASSED}
     after = changed(decide(situation(shared, book(outcomes))))
     assert after.active_server == "blue"
