@@ -222,3 +222,10 @@ def test_leave_sets_both_ways_of_saying_it_and_never_reason_one() -> None:
     assert response.leave.can_reconnect
     assert response.leave.action == rtc.LeaveRequest.RECONNECT
     assert rtc.SignalRequest.FromString(signal.GOODBYE).leave.reason == 11
+
+
+def test_a_leave_of_a_clients_that_is_far_too_long_is_not_held() -> None:
+    stream = FrameStream(masked=True, wanted={8})
+    begin = b"\x82\xff" + (2**20).to_bytes(8, "big") + bytes(4) + b"\x42\x00" + bytes(1000)
+
+    assert stream.feed(begin) == begin

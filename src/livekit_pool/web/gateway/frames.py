@@ -19,6 +19,7 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "EVERY_KIND",
+    "HELD_LIMIT",
     "FrameError",
     "FrameStream",
     "Message",
@@ -41,9 +42,9 @@ _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 HELD_LIMIT: Final = 4 * 2**20
 """Largest message, in bytes, that is held back to be looked at whole; larger ones pass unread."""
 
-_CLIENTS_PARTS_LIMIT: Final = 64 * 1024
-"""Bytes of a client's message in several frames. No SDK sends one, and what is looked for in it, a
-leave, is tiny; without a limit frame after frame would be held, and all gone through each time."""
+_CLIENTS_LIMIT: Final = 64 * 1024
+"""The same for a client's message, and for all its frames if it comes in several, which no SDK
+sends. What is looked for, a leave, is tiny; what is held is gone through with each piece of it."""
 
 
 class _EveryKind:
@@ -116,6 +117,7 @@ class FrameStream:
             self._held = b""
             size = len(data)
         masked, start, at = self._masked, 0, rest
+        limit = _CLIENTS_LIMIT if masked else HELD_LIMIT
         pieces: list[bytes | Message] = []
         while at < size:
             if size - at < 2:
@@ -149,7 +151,7 @@ class FrameStream:
                         second = data[body + 1] ^ data[body - 3] if masked else data[body + 1]
                         kind = (kind & 127) | (second << 7)
                     kind >>= 3
-                    if kind in self.wanted and length <= HELD_LIMIT:
+                    if kind in self.wanted and length <= limit:
                         message, end = self._take(data, at, kind)
                         if message is None:
                             break
@@ -203,7 +205,7 @@ class FrameStream:
         """Cut the whole message that begins at ``at``; None if it has not arrived whole."""
         parts: list[bytes] = []
         begin, size = at, len(data)
-        limit = _CLIENTS_PARTS_LIMIT if self._masked else HELD_LIMIT
+        limit = _CLIENTS_LIMIT if self._masked else HELD_LIMIT
         while True:
             if size - at < 2:
                 return None, begin
