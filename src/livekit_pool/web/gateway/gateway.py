@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from typing import Any, Final
 
+from ... import observe
 from ...core.actions import Announce
 from ...core.document import Cause
 from ...core.events import FaultSource
@@ -92,7 +93,7 @@ class Gateway:
         client = client_address(
             peer[0] if peer else "", request.forwarded_for, self.pool.settings.trusted_proxies
         )
-        return self.pool.driver.spawn(Admission(self, relay, request, client).run())
+        return self.pool.driver.spawn(_admit(relay, Admission(self, relay, request, client)))
 
     # -- relays come and go --
 
@@ -151,12 +152,14 @@ class Gateway:
     def _sweep(self) -> None:
         self._sweeping = None
         now = self.loop.time()
-        for relay in list(self._unsettled):
-            self._settle(relay, now - relay.since)
-        for relay in list(self._orphans):
-            self._place_orphan(relay, now - relay.since)
-        if self._unsettled or self._orphans:
-            self._sweep_soon()
+        try:
+            for relay in list(self._unsettled):
+                self._settle(relay, now - relay.since)
+            for relay in list(self._orphans):
+                self._place_orphan(relay, now - relay.since)
+        finally:  # whatever one of them did, the others are not forgotten
+            if self._unsettled or self._orphans:
+                self._sweep_soon()
 
     def _settle(self, relay: SignalRelay, age: float) -> None:
         if relay.phase is not Phase.OPEN:
@@ -177,3 +180,11 @@ class Gateway:
         elif age >= _ORPHAN_PATIENCE:
             self._orphans.discard(relay)
             relay.send_away()
+
+
+async def _admit(relay: SignalRelay, admission: Admission) -> None:
+    try:
+        await admission.run()
+    except Exception as error:  # the outermost frame: the client is answered in every case
+        observe.failure(observe.TASK_FAILED, error, task="admission")
+        relay.fail()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
 from ... import tokens
@@ -91,6 +92,7 @@ class SignalRelay(asyncio.Protocol):
         "_admission",
         "_client",
         "_early",
+        "_full",
         "_gateway",
         "_move",
         "_said_goodbye",
@@ -111,6 +113,7 @@ class SignalRelay(asyncio.Protocol):
         self._admission: asyncio.Task[None] | None = None
         self._client: FrameStream | None = None
         self._early: bytes | None = None
+        self._full = False  # the client reads more slowly than its server writes
         self._move: Placement | None = None  # asked for, and not yet at a frame's end
         self._said_goodbye = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
@@ -168,7 +171,12 @@ class SignalRelay(asyncio.Protocol):
     def _refuse_frames(self, error: FrameError) -> None:
         """The client broke the protocol: close with the code that says so."""
         self.transport.write(close_frame(error.code))
+        self._close()
+
+    def _close(self) -> None:
+        """Close the client's side: at once, or soon if it does not read what is on its way."""
         self.transport.close()
+        self._gateway.loop.call_later(LINGER, self.transport.abort)
 
     def _drop(self, data: bytes) -> None:
         """After a goodbye of ours the client's close frame counts: livekit-client waits for it."""
@@ -203,10 +211,12 @@ class SignalRelay(asyncio.Protocol):
         self._closed()
 
     def pause_writing(self) -> None:
+        self._full = True
         if self.upstream is not None and self.phase is Phase.OPEN:
             self.upstream.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self.upstream is not None and self.phase is Phase.OPEN:
             self.upstream.transport.resume_reading()
 
@@ -226,7 +236,14 @@ class SignalRelay(asyncio.Protocol):
             head += f"Retry-After: {retry_after}\r\n"
         self.phase = Phase.CLOSED
         self.transport.write(head.encode() + b"\r\n" + body)
-        self.transport.close()
+        self._close()
+
+    def fail(self) -> None:
+        """Its admission failed for a reason that nobody thought of."""
+        if self.phase is Phase.ADMITTING:
+            self.refuse(503, "something went wrong in the pool, try again", retry_after=1)
+        else:
+            self.transport.abort()
 
     def answer_leave(self, request: UpgradeRequest) -> None:
         """
@@ -283,7 +300,8 @@ class SignalRelay(asyncio.Protocol):
             early, self._early = self._early, None
             self.data_received(early)
         if self.phase is Phase.OPEN:
-            upstream.transport.resume_reading()
+            if not self._full:
+                upstream.transport.resume_reading()
             if upstream.lost:
                 self.server_lost()
 
@@ -327,7 +345,7 @@ class SignalRelay(asyncio.Protocol):
             return message.raw
         if message.kind not in _WHILE_SETTLING and message.kind != signal.JOIN:
             return message.raw
-        response = rtc.SignalResponse.FromString(message.payload)
+        response = _parsed(message.payload)
         match response.WhichOneof("message"):
             case "join":
                 self.sid = response.join.participant.sid
@@ -393,7 +411,7 @@ class SignalRelay(asyncio.Protocol):
         if self.phase is not Phase.OPEN:
             return
         if self._said_goodbye:
-            self.transport.close()
+            self._close()
             return
         self.phase = Phase.ORPHANED
         self.since = self._gateway.loop.time()
@@ -410,9 +428,16 @@ class SignalRelay(asyncio.Protocol):
         if self.phase is Phase.ORPHANED:
             self._tell(placement)
         elif self.phase is Phase.OPEN:
+            if self._move is None:
+                self._gateway.loop.call_later(LINGER, self._cut_if_untold)
             self._move = placement
             if (stream := self._stream) is not None and stream.at_boundary:
                 self._tell(placement)
+
+    def _cut_if_untold(self) -> None:
+        """The frame did not end: its server hangs within it, or the client does not read it."""
+        if self._move is not None:
+            self.transport.abort()
 
     def _tell(self, placement: Placement) -> None:
         """``refresh_token`` with the news, then Leave; goodbye to the old server for the client."""
@@ -465,6 +490,7 @@ class SignalRelay(asyncio.Protocol):
         self._move = None
         self._leave_room()
         self.phase = Phase.TOLD
+        self.transport.resume_reading()  # a server that took no more may have stopped it
         self._gateway.loop.call_later(LINGER, self.transport.abort)
 
     def _give_up_upstream(self, *, goodbye: bool) -> None:
@@ -509,3 +535,11 @@ class SignalRelay(asyncio.Protocol):
         self.phase = Phase.CLOSED
         self.upstream = None
         self._gateway.closed(self)
+
+
+def _parsed(payload: bytes) -> rtc.SignalResponse:
+    """The message; an empty one if it cannot be read, of which the client makes as little."""
+    try:
+        return rtc.SignalResponse.FromString(payload)
+    except DecodeError:
+        return rtc.SignalResponse()

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from . import signal
-from .frames import EVERY_KIND, FrameError, FrameStream, Message, close_frame, encode
+from .frames import (
+    EVERY_KIND,
+    HELD_LIMIT,
+    FrameError,
+    FrameStream,
+    Message,
+    close_frame,
+    encode,
+)
 
 if TYPE_CHECKING:
     from .relay import SignalRelay
@@ -23,6 +31,8 @@ __all__ = ["Answer", "Upstream"]
 
 _HEAD_LIMIT: Final = 64 * 1024
 _BODY_LIMIT: Final = 64 * 1024
+_FIRST_LIMIT: Final = HELD_LIMIT + 64 * 1024
+_NO_BODY: Final = frozenset({204, 304})
 
 _LAST_WORD: Final = 10.0
 """Seconds that a server may take to answer a join which was given up."""
@@ -137,18 +147,29 @@ class Upstream(asyncio.Protocol):
         try:
             status = int(head.split(b" ", 2)[1])
         except (IndexError, ValueError):
-            self._set(Answer(0))
-            return
+            status = 0
         if status == 101:
             self._judge_first(head, body, ended)
-            return
+        elif 100 <= status < 200:  # only the answer before the answer (RFC 9110, section 15.2)
+            self._buffer = body
+            self._judge(ended=ended)
+        elif not 200 <= status < 600:
+            self._set(Answer(0))
+        else:
+            self._judge_refusal(status, head, body, ended)
+
+    def _judge_refusal(self, status: int, head: bytes, body: bytes, ended: bool) -> None:
+        """Whether it is whole: by its length, its last chunk, or its end (RFC 9112, 6.3)."""
         fields = {
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
         }
         length = fields.get(b"content-length", b"")
-        whole = length.isdigit() and len(body) >= int(length)
-        if whole or ended or len(body) > _BODY_LIMIT:
+        if fields.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
+            body, whole = _unchunked(body)
+        else:
+            whole = status in _NO_BODY or (length.isdigit() and len(body) >= int(length))
+        if whole or ended or len(self._buffer or b"") > _BODY_LIMIT:
             self._set(Answer(status, body=body, content_type=fields.get(b"content-type", b"")))
 
     def _judge_first(self, head: bytes, body: bytes, ended: bool) -> None:
@@ -160,7 +181,7 @@ class Upstream(asyncio.Protocol):
             return
         if isinstance(pieces, bytes) or not any(isinstance(p, Message) for p in pieces):
             # A whole message is not there yet; control frames alone are not an answer.
-            if ended:
+            if ended or len(body) > _FIRST_LIMIT:
                 self._set(Answer(0))
             return
         self.stream = stream
@@ -168,3 +189,22 @@ class Upstream(asyncio.Protocol):
         # Reading stops until the relay takes over, so that nothing is lost in between.
         self.transport.pause_reading()
         self._set(Answer(101, head=head, first=tuple(pieces)))
+
+
+def _unchunked(data: bytes) -> tuple[bytes, bool]:
+    """The body in as many chunks as are there whole, and whether it is (RFC 9112, section 7.1)."""
+    parts: list[bytes] = []
+    at = 0
+    while (end := data.find(b"\r\n", at)) >= 0:
+        digits = data[at:end].partition(b";")[0].strip()
+        if not digits.isalnum() or len(digits) > 8:
+            return b"".join(parts), True
+        try:
+            size = int(digits, 16)
+        except ValueError:
+            return b"".join(parts), True
+        at = end + 2 + size + 2
+        if not size or at > len(data):
+            return b"".join(parts), not size
+        parts.append(data[end + 2 : at - 2])
+    return b"".join(parts), False

@@ -1,0 +1,346 @@
+"""The gateway between raw sockets: servers that answer oddly, and sides that stop reading."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from livekit.protocol import models, rtc
+
+from livekit_pool import tokens
+from livekit_pool.config import Settings
+from livekit_pool.pool import Pool
+from livekit_pool.servers import Server
+from livekit_pool.web.gateway.frames import accept_key, close_frame, encode
+from livekit_pool.web.gateway.gateway import Gateway
+from livekit_pool.web.http import HttpProtocol
+from tests.web.served import Connection, Served, serving, until
+
+SECRET = "s" * 32
+MASK = b"\x01\x02\x03\x04"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+SID = "PA_alice"
+JOIN = encode(
+    rtc.SignalResponse(
+        join=rtc.JoinResponse(participant=models.ParticipantInfo(sid=SID))
+    ).SerializeToString()
+)
+
+PONG = b"\x90\x01\x00"  # one of the messages that the gateway does not look into
+
+Script = Callable[["Line"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Line:
+    """A signal connection as its server sees it; the request has been read."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def joins(self, more: bytes = b"") -> None:
+        self.writer.write(SWITCHED + JOIN + more)
+        await self.writer.drain()
+
+
+@contextlib.contextmanager
+def cutting(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+
+
+@dataclass(slots=True)
+class Fake:
+    """A server that passes its probes, and does with signal connections what ``script`` says."""
+
+    script: Script
+    port: int = 0
+    lines: list[Line] = field(default_factory=list)
+
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.add(asyncio.ensure_future(self.serve(reader, writer)))
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError), cutting(writer):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET /rtc"):
+                    line = Line(reader, writer)
+                    self.lines.append(line)
+                    await self.script(line)
+                    await asyncio.Event().wait()
+                if head.startswith(b"POST"):
+                    await reader.readuntil(b"}")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A pool of red, the active one, and green, and what serves it."""
+
+    pool: Pool
+    gateway: Gateway
+    served: Served
+    red: Fake
+    green: Fake
+
+    async def asks(self, room: str = "standup") -> Connection:
+        """An upgrade request on its way."""
+        token = tokens.participant_token(self.pool.pair, room=room, identity="alice")
+        connection = await self.served.connect()
+        connection.writer.write(
+            b"GET /rtc?protocol=16 HTTP/1.1\r\nHost: pool\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
+        )
+        return connection
+
+    async def session(self) -> Connection:
+        """A client that has its join."""
+        connection = await self.asks()
+        await connection.until(b"\r\n\r\n")
+        await connection.until(JOIN)
+        return connection
+
+
+@contextlib.asynccontextmanager
+async def a_pool(script: Script) -> AsyncIterator[Setting]:
+    red, green = Fake(script), Fake(script)
+    async with contextlib.AsyncExitStack() as stack:
+        for fake in (red, green):
+            listener = await asyncio.start_server(fake.accept, "127.0.0.1", 0)
+            stack.push_async_callback(fake.stop)
+            stack.callback(listener.close)
+            fake.port = listener.sockets[0].getsockname()[1]
+        settings = Settings(
+            servers=tuple(
+                Server(name=name, url=f"ws://127.0.0.1:{fake.port}", key=name, secret=SECRET)
+                for name, fake in (("red", red), ("green", green))
+            ),
+            key="pool",
+            secret=SECRET,
+            store="memory://",
+            join_timeout=60,  # longer than any test: no answer may come of it
+        )
+        pool = await stack.enter_async_context(Pool(settings))
+        await until(lambda: all(pool.driver.machine.available(n, pool.now()) for n in pool.servers))
+        gateway = Gateway(pool)
+        served = await stack.enter_async_context(
+            serving(_nothing, http=HttpProtocol, ws=gateway.connection, lifespan="off")
+        )
+        yield Setting(pool=pool, gateway=gateway, served=served, red=red, green=green)
+
+
+async def _nothing(scope: object, receive: object, send: object) -> None:
+    raise AssertionError("no request comes here")
+
+
+# -- servers that answer oddly --
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"4\r\nno r\r\n3;x=y\r\noom\r\n0\r\n\r\n",
+            b"no room",
+        ),
+        (
+            b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+            b"HTTP/1.1 400 No\r\nContent-Length: 7\r\n\r\nno room",
+            b"no room",
+        ),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nno room\r\n0\r\n\r\n", b""),
+    ],
+)
+async def test_a_refusal_is_whole_though_its_connection_stays(answer: bytes, told: bytes) -> None:
+    async def refuses(line: Line) -> None:
+        line.writer.write(answer)
+
+    async with a_pool(refuses) as setting:
+        connection = await setting.asks()
+        head = await connection.until(b"\r\n\r\n")
+        assert await connection.rest() == told
+
+    assert head.split()[1] in (b"400", b"204")
+
+
+async def test_a_first_message_without_end_is_not_collected_for_ever() -> None:
+    async def floods(line: Line) -> None:
+        line.writer.write(SWITCHED + b"\x82\x7f" + (2**40).to_bytes(8, "big") + b"\x0a\x00")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                line.writer.write(bytes(2**16))
+                await line.writer.drain()
+
+    async with a_pool(floods) as setting:
+        connection = await setting.asks()
+        await until(lambda: setting.red.lines and setting.red.lines[0].writer.is_closing())
+        connection.close()
+
+
+async def test_what_cannot_be_read_is_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    garbage = encode(b"\x2a\x05\x0a")  # an update that ends too soon
+    after = encode(PONG, 2)
+
+    async def sends(line: Line) -> None:
+        await line.joins(garbage)
+        line.writer.write(garbage + after)
+
+    async with a_pool(sends) as setting:
+        connection = await setting.session()
+        await connection.until(garbage + garbage + after)
+        connection.close()
+
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_an_admission_that_fails_unexpectedly_is_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def resign(*_: object) -> str:
+        raise ZeroDivisionError("a-secret")
+
+    monkeypatch.setattr(tokens, "resign", resign)
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.asks()
+        assert b" 503 " in (await connection.rest()).splitlines()[0]
+
+    assert "Task failed" in caplog.text
+    assert "a-secret" not in caplog.text
+
+
+# -- sides that stop reading --
+
+
+async def test_a_client_is_heard_again_after_its_server_stopped_reading() -> None:
+    async def never_reads(line: Line) -> None:
+        line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's has it
+        await line.joins()
+
+    async with a_pool(never_reads) as setting:
+        connection = await setting.session()
+        (room,) = setting.pool.rooms
+        (relay,) = room.sessions
+        pinned = encode(bytes(2**16), mask=MASK)
+        while relay.transport.is_reading():  # type: ignore[attr-defined]  # it is a relay
+            connection.writer.write(pinned)
+            await asyncio.sleep(0)
+
+        relay.resume_elsewhere()  # type: ignore[attr-defined]
+
+        assert relay.transport.is_reading()  # type: ignore[attr-defined]
+        connection.close()
+
+
+async def test_a_server_waits_for_a_client_that_does_not_read() -> None:
+    size, sent = 2**23, 0
+
+    async def floods(line: Line) -> None:
+        nonlocal sent
+        big = encode(
+            rtc.SignalResponse(
+                join=rtc.JoinResponse(
+                    participant=models.ParticipantInfo(sid=SID, metadata="x" * 3 * 2**20)
+                )
+            ).SerializeToString()
+        )
+        line.writer.write(SWITCHED + big)
+        piece = encode(PONG + bytes(2**16))
+        with contextlib.suppress(ConnectionError):
+            while sent < 8 * size:
+                line.writer.write(piece)
+                await line.writer.drain()
+                sent += len(piece)
+
+    async with a_pool(floods) as setting:
+        # What the system takes must be less than the first message.
+        sending = setting.served.server.servers[0].sockets[0]
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+        connection = await setting.asks()
+        receiving = connection.writer.get_extra_info("socket")
+        receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await until(lambda: len(setting.pool.rooms) and next(iter(setting.pool.rooms)).sessions)
+        (relay,) = next(iter(setting.pool.rooms)).sessions
+        await until(lambda: relay.sid)  # type: ignore[attr-defined]
+        await until(
+            lambda: (
+                sent >= 8 * size
+                or (
+                    setting.red.lines[0].writer.transport.get_write_buffer_size()
+                    and not relay.upstream.transport.is_reading()  # type: ignore[attr-defined]
+                )
+            )
+        )
+        assert relay.transport.get_write_buffer_size() < size  # type: ignore[attr-defined]
+        connection.writer.transport.abort()
+
+
+async def test_who_cannot_be_told_within_a_frame_is_cut() -> None:
+    async def hangs(line: Line) -> None:
+        await line.joins()
+        await joined.wait()
+        line.writer.write(encode(PONG + bytes(100))[:50])
+
+    joined = asyncio.Event()
+    async with a_pool(hangs) as setting:
+        connection = await setting.session()
+        await until(lambda: [relay for room in setting.pool.rooms for relay in room.sessions])
+        (room,) = setting.pool.rooms
+        (relay,) = room.sessions
+        assert room.placement is not None
+
+        joined.set()
+        await connection.until(PONG)
+
+        relay.move(room.placement)
+
+        with contextlib.suppress(ConnectionError):
+            await connection.rest()
+        await until(lambda: not len(setting.pool.rooms))
+
+
+async def test_who_does_not_read_its_end_is_cut() -> None:
+    async def says_goodbye(line: Line) -> None:
+        await line.joins()
+        await goes.wait()
+        line.writer.write(encode(PONG + bytes(2**24)) + close_frame(1000))
+        with contextlib.suppress(ConnectionError):
+            await line.writer.drain()
+        line.writer.close()
+
+    goes = asyncio.Event()
+    async with a_pool(says_goodbye) as setting:
+        connection = await setting.session()
+        (room,) = setting.pool.rooms
+        (relay,) = room.sessions
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        goes.set()
+        await until(lambda: relay.transport.get_write_buffer_size())  # type: ignore[attr-defined]
+        connection.writer.write(b"\x81\x80" + MASK)  # text: refused with 1003
+        await until(lambda: not len(setting.pool.rooms))
+        await until(lambda: relay.phase.name == "CLOSED")  # type: ignore[attr-defined]
+        connection.writer.transport.abort()
+
+
+def test_the_key_of_the_example_is_accepted() -> None:
+    # RFC 6455, section 1.3
+    assert accept_key(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
