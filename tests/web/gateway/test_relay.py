@@ -83,9 +83,11 @@ class Fake:
                     self.lines.append(line)
                     await self.script(line)
                     await asyncio.Event().wait()
-                if head.startswith(b"POST"):
+                body = b"OK"
+                if head.startswith(b"POST"):  # it is asked for its rooms
                     await reader.readuntil(b"}")
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+                    body = b'{"rooms": []}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +100,9 @@ class Setting:
     red: Fake
     green: Fake
 
-    async def asks(self, room: str = "standup") -> Connection:
-        """An upgrade request on its way."""
-        token = tokens.participant_token(self.pool.pair, room=room, identity="alice")
+    async def asks(self, token: str | None = None) -> Connection:
+        """An upgrade request on its way, with alice's first token if no other is given."""
+        token = token or self.token()
         connection = await self.served.connect()
         connection.writer.write(
             b"GET /rtc?protocol=16 HTTP/1.1\r\nHost: pool\r\nUpgrade: websocket\r\n"
@@ -109,6 +111,9 @@ class Setting:
             b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
         )
         return connection
+
+    def token(self) -> str:
+        return tokens.participant_token(self.pool.pair, room="standup", identity="alice")
 
     async def session(self) -> Connection:
         """A client that has its join."""
@@ -225,6 +230,28 @@ async def test_an_admission_that_fails_unexpectedly_is_answered(
 
     assert "Task failed" in caplog.text
     assert "a-secret" not in caplog.text
+
+
+# -- where clients come back to --
+
+
+@pytest.mark.parametrize(("revision", "there"), [(1, "green"), (2, "red")])
+async def test_a_room_that_is_nowhere_follows_only_who_knows_the_last_rotation(
+    revision: int, there: str
+) -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        pool = setting.pool
+        await pool.rotate("away from red")
+        claims = tokens.verify(setting.token(), pool.pair).raw
+        token = tokens.news(claims, pool.pair, revision=revision, server_name="red")
+
+        connection = await setting.asks(token)
+        await connection.until(JOIN)
+
+        placement = await pool.placement("standup")
+        connection.close()
+    assert placement is not None
+    assert placement.server == there
 
 
 # -- sides that stop reading --

@@ -118,13 +118,12 @@ class Inquiry:
     async def _admit(self, room: Room) -> None:
         pool = self._gateway.pool
         location = self._claims.location
-        prefer = location.server if location else None
         try:
             async with asyncio.timeout_at(self._deadline):
                 if location is not None:
                     await pool.fresh(location.revision if self._of_this_lineage() else 0)
                 while True:
-                    placement = await pool.rooms.resolve(room.name, prefer)
+                    placement = await pool.rooms.resolve(room.name, self._former())
                     if self._request.query.resume and self._outdated(placement):
                         self._door.answer_leave(self._request)
                         return
@@ -136,6 +135,13 @@ class Inquiry:
             self._unavailable("no LiveKit server answered in time, try again")
         except (StoreError, NoAnswer):
             self._unavailable("the pool's store does not answer, try again")
+
+    def _former(self) -> str | None:
+        """Where the client comes from, unless a rotation since has taken its room elsewhere."""
+        location = self._claims.location
+        if location is None or location.revision < self._gateway.pool.document.active_since:
+            return None
+        return location.server
 
     def _of_this_lineage(self) -> bool:
         # A revision far above ours comes from a document that was lost: reading again is no use.
