@@ -149,11 +149,11 @@ class Process:
         self.rooms.start()
         self.driver.spawn(self._beats())
 
-    async def join(self, name: str, prefer: str | None = None) -> FakeSession:
+    async def join(self, name: str) -> FakeSession:
         """A session in room ``name``, admitted as the gateway does it."""
         with self.rooms.joining(name) as room:
             while True:
-                placement = await self.rooms.resolve(name, prefer)
+                placement = await self.rooms.resolve(name)
                 if await self.rooms.confirm(room, placement, 10.0):
                     break
             session = FakeSession(self, room, placement.server)

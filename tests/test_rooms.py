@@ -27,23 +27,6 @@ async def test_a_join_goes_where_the_placement_says(pool: Setting) -> None:
     assert (await pool.b.join("standup")).server == "blue"
 
 
-@scene()
-async def test_who_returns_to_a_room_without_placement_goes_to_where_it_comes_from(
-    pool: Setting,
-) -> None:
-    assert (await pool.a.join("lost", prefer="green")).server == "green"
-    assert (await pool.b.join("lost", prefer="blue")).server == "green"
-
-
-@scene()
-async def test_who_returns_from_a_dead_or_unknown_server_goes_to_the_active_one(
-    pool: Setting,
-) -> None:
-    pool.a.driver.goes_down("green")
-    assert (await pool.a.join("lost", prefer="green")).server == "red"
-    assert (await pool.a.join("strange", prefer="no longer ours")).server == "red"
-
-
 class UnheardStore(MemoryStore):
     """Tells nobody of anything, as a slow watch does."""
 

@@ -318,7 +318,8 @@ class Driver:
 
         Raises:
             RotationRefused, UnknownServer: it is not done, and why.
-            StoreUnavailable: the store did not answer in time; nothing is known to be written.
+            StoreUnavailable: the store did not answer; nothing was written.
+            StoreOutcomeUnknown: it did not answer in time; the rotation may be written.
         """
         await self.reload()  # another process may have rotated a moment ago
         await self._read_rows()
@@ -344,8 +345,8 @@ class Driver:
             async with asyncio.timeout(10):
                 return await answer
         except TimeoutError:
-            raise StoreUnavailable(
-                "the store did not answer in time; nothing was rotated"
+            raise StoreOutcomeUnknown(
+                "the store did not answer in time: see the history before you ask again"
             ) from None
         finally:
             del self._requests[request]

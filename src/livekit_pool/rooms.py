@@ -110,12 +110,9 @@ class Rooms:
 
     # -- where a room is --
 
-    async def resolve(self, name: str, prefer: str | None = None) -> Placement:
+    async def resolve(self, name: str) -> Placement:
         """
         The placement that a join of room ``name`` must go to; makes or moves it where that is due.
-
-        ``prefer`` is the server that a returning client comes from: a room without a placement
-        is put there if that server is joinable, because its media still runs on it.
 
         Raises:
             StoreError: the store does not answer.
@@ -127,10 +124,7 @@ class Rooms:
             if room is not None and room.sessions and room.placement is not None:
                 # It is followed: whoever joins confirms it at the end, with the store.
                 return await self._moved_if_due(room.placement)
-            server = document.active_server
-            if prefer is not None and driver.joinable(prefer):
-                server = prefer
-            answer = await self._store.place(name, server, document.revision)
+            answer = await self._store.place(name, document.active_server, document.revision)
             if isinstance(answer, Stale):
                 await driver.reload()
                 continue

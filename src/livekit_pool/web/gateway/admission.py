@@ -123,7 +123,7 @@ class Inquiry:
                 if location is not None:
                     await pool.fresh(location.revision if self._of_this_lineage() else 0)
                 while True:
-                    placement = await pool.rooms.resolve(room.name, self._former())
+                    placement = await pool.rooms.resolve(room.name)
                     if self._request.query.resume and self._outdated(placement):
                         self._door.answer_leave(self._request)
                         return
@@ -135,13 +135,6 @@ class Inquiry:
             self._unavailable("no LiveKit server answered in time, try again")
         except (StoreError, NoAnswer):
             self._unavailable("the pool's store does not answer, try again")
-
-    def _former(self) -> str | None:
-        """Where the client comes from, unless a rotation since has taken its room elsewhere."""
-        location = self._claims.location
-        if location is None or location.revision < self._gateway.pool.document.active_since:
-            return None
-        return location.server
 
     def _of_this_lineage(self) -> bool:
         # A revision far above ours comes from a document that was lost: reading again is no use.
@@ -214,6 +207,10 @@ class Inquiry:
             self._fault(placement, Cause.TIMEOUT, "no connection in time")
         except OSError as error:
             self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
+        except asyncio.CancelledError:
+            if upstream is not None and gateway.loop.time() >= self._deadline:
+                self._fault(placement, Cause.TIMEOUT, "no first message in time")
+            raise
         finally:
             if answer is None and upstream is not None:
                 self._let_go(upstream)

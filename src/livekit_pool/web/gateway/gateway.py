@@ -62,6 +62,7 @@ class Gateway:
         self._orphans: set[SignalRelay] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._relays = 0
+        self._stopping = False
         self._connections: set[Any] | None = None
         pool.driver.listen(self._announced)
         pool.driver.listen_health(lambda server: self._poke())
@@ -101,6 +102,8 @@ class Gateway:
         """``relay`` is open, and not settled."""
         self._unsettled.add(relay)
         self._sweep_soon()
+        if self._stopping:  # it was on its way in when the stop began
+            self.loop.call_later(SETTLES, relay.resume_elsewhere)
 
     def closed(self, relay: SignalRelay) -> None:
         """``relay`` is over."""
@@ -127,6 +130,7 @@ class Gateway:
 
     def shutdown(self) -> None:
         """Send every client to another process; uvicorn calls it in a planned stop."""
+        self._stopping = True
         for room in self.pool.rooms:
             for session in list(room.sessions):
                 if isinstance(session, SignalRelay):
