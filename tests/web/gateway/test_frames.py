@@ -198,6 +198,27 @@ def test_a_wanted_message_in_parts_without_end_is_not_held_for_ever(
     assert caught.value.code == 1009
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_wrong_mask_is_refused_whatever_length_it_pretends(masked: bool) -> None:
+    """The mask's bit beside the length must not be taken for a part of it."""
+    for size in range(300):
+        frame = bytes([0x82, (0 if masked else 128) | 20]) + bytes(size)
+        if len(frame) < 2:
+            continue
+        with pytest.raises(FrameError):
+            FrameStream(masked=masked).feed(frame)
+
+
+def test_sixty_four_bits_of_length_are_no_small_length() -> None:
+    payload = b"\x52" + bytes(70_000)
+    frame = encode(payload)
+    first = frame[: 2 + 127]  # as long as a frame whose length were 127
+    stream = FrameStream(masked=False)
+
+    assert stream.feed(first) is first
+    assert not stream.at_boundary
+
+
 def test_random_bytes_never_do_more_than_raise_frame_error() -> None:
     source = random.Random(7)
     for _ in range(3000):

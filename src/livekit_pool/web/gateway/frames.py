@@ -36,6 +36,7 @@ PING: Final = 9
 PONG: Final = 10
 
 _FINAL_BIT: Final = 0x80
+_WHOLE: Final = _FINAL_BIT | 2  # a binary message in one frame, no reserved bit set
 _RESERVED_BITS: Final = 0x70  # no extension is ever offered upstream, so none may be used
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -116,6 +117,28 @@ class FrameStream:
             data = self._held + data
             self._held = b""
             size = len(data)
+        elif not rest and size > 10 and data[0] == _WHOLE and not self._fragmented:
+            # By far the most common: one message, in one frame, has arrived, and it is not wanted.
+            length = data[1]
+            if self._masked:
+                length ^= 128
+                body = 6
+            else:
+                body = 2
+            if length == 126:
+                body += 2
+                length = data[2] << 8 | data[3]
+            elif length > 126:
+                length = -1  # 64 bits of length, or wrongly masked: the long way tells which
+            if length + body == size:
+                kind, second = data[body], data[body + 1]
+                if self._masked:
+                    kind ^= data[body - 4]
+                    second ^= data[body - 3]
+                if kind >= 128:
+                    kind = kind & 127 | second << 7
+                if kind >> 3 not in self.wanted:
+                    return data
         masked, start, at = self._masked, 0, rest
         limit = _CLIENTS_LIMIT if masked else HELD_LIMIT
         pieces: list[bytes | Message] = []
