@@ -101,7 +101,7 @@ async def test_all_workers_killed_at_once(pool: PoolProcess) -> None:
 async def test_everything_killed_and_started_again_after_three_seconds(pool: PoolProcess) -> None:
     async with meeting(pool) as call:
         await call.settled()
-        await pool.rotate("away from the first server")
+        await pool.rotate("away from the first server", to="green")
         await call.is_on("green")
         await call.runs()
 

@@ -92,7 +92,7 @@ async def test_the_room_of_a_call_that_was_moved(
     async with meeting(pool) as call:
         assert await rooms(*ours, "list") == {"rooms": [call.room]}
         await call.settled()
-        await pool.rotate("planned")
+        await pool.rotate("planned", to="green")
         await call.is_on("green")
         await call.runs()
 
@@ -128,7 +128,11 @@ async def test_with_the_active_server_dead(
     for action in ("list", "create"):
         error = (await rooms(*ours, action, "three"))["error"]
         assert (error["status"], error["code"]) == (503, "unavailable")
-        assert error["message"] == "no LiveKit server is available, try again"
+        # Which of the two depends on whether the last death is confirmed already.
+        assert error["message"] in (
+            "no LiveKit server is available, try again",
+            "no LiveKit server answers, try again",
+        )
     assert not pool.leaks()
 
 

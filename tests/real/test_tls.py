@@ -47,7 +47,7 @@ async def test_a_call_through_a_pool_that_speaks_tls(
         async with meeting(pool) as call:
             await call.settled()
 
-            await pool.rotate("planned")
+            await pool.rotate("planned", to="green")
 
             await call.is_on("green")
             await call.runs()

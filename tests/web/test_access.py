@@ -15,7 +15,7 @@ from tests.web.asking import client_of, error, settings
 from tests.web.fake_pool import ADMIN, MAKER, PAIR, PARTICIPANT, VIEWER, FakePool
 
 SERVERS_PAIR = KeyPair(key="APIred", secret="red-secret-red-secret-red-secret-")
-GOOD = {"sub": "olga", "pool": "admin", "exp": time.time() + 600}
+GOOD = {"sub": "olga", "pool": "admin", "exp": time.time() + 172_800}
 
 REFUSED = {
     "no token": {},
@@ -32,8 +32,10 @@ REFUSED = {
         "Authorization": "Bearer "
         + pool_token(KeyPair(key=PAIR.key, secret=SERVERS_PAIR.secret), Kind.ADMIN)
     },
-    "expired": {"Authorization": f"Bearer {sign({**GOOD, 'exp': time.time() - 600}, PAIR)}"},
-    "not yet valid": {"Authorization": f"Bearer {sign({**GOOD, 'nbf': time.time() + 600}, PAIR)}"},
+    "expired": {"Authorization": f"Bearer {sign({**GOOD, 'exp': time.time() - 86_400}, PAIR)}"},
+    "not yet valid": {
+        "Authorization": f"Bearer {sign({**GOOD, 'nbf': time.time() + 86_400}, PAIR)}"
+    },
     "without expiry": {"Authorization": f"Bearer {sign({'pool': 'admin'}, PAIR)}"},
     "over-long": {"Authorization": f"Bearer {sign({**GOOD, 'metadata': 'm' * 200_000}, PAIR)}"},
 }
