@@ -311,7 +311,6 @@ class Driver:
         to: str | None = None,
         expected_revision: int | None = None,
         force: bool = False,
-        participants: int = 0,
     ) -> Rotation | None:
         """
         Rotate by hand; None if ``to`` is active already.
@@ -322,7 +321,7 @@ class Driver:
             StoreOutcomeUnknown: it did not answer in time; the rotation may be written.
         """
         await self.reload()  # another process may have rotated a moment ago
-        await self._read_rows()
+        participants = await self._read_rows()
         if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
@@ -553,7 +552,7 @@ class Driver:
                 async with asyncio.timeout(BEAT):
                     await self._news.wait()
 
-    async def _read_rows(self) -> None:
+    async def _read_rows(self) -> int:
         rows = await self.store.rows()
         health: dict[str, bool] = {}
         for row in rows:
@@ -564,6 +563,7 @@ class Driver:
         lists = tuple(row.names for row in rows) or (tuple(self.servers),)
         participants = sum(sum(row.sessions.values()) for row in rows)
         self.feed(RowsSeen(lists=lists, health=health, participants=participants))
+        return participants
 
     async def _clean(self) -> None:
         """Let placements lapse that nobody renewed for a minute, once their server has no room."""

@@ -245,16 +245,12 @@ class Pool:
             UnknownServer: no server is called ``to``.
             StoreUnavailable: the store did not answer.
         """
-        sessions = 0
-        for row in await self.driver.store.rows():
-            sessions += sum(row.sessions.values())
         return await self.driver.rotate(
             reason,
             actor=actor,
             to=to,
             expected_revision=expected_revision,
             force=force,
-            participants=sessions,
         )
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:

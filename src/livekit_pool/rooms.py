@@ -142,7 +142,7 @@ class Rooms:
         """
         room = self._rooms.get(placement.room)
         known = room.placement if room is not None else None
-        if known is not None and known.revision > placement.revision and known != placement:
+        if known is not None and known.revision > placement.revision:
             return False
         return await self._moved_if_due(placement) == placement
 
