@@ -86,7 +86,7 @@ class Store(MemoryStore):
             await asyncio.Event().wait()
         return await super().load()
 
-    async def rows(self, within: float = 6.0) -> Sequence[ProcessRow]:
+    async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
         self._fail("rows")
         return await super().rows(within)
 

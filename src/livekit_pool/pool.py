@@ -85,7 +85,9 @@ class Pool:
         """Start. Raises `ConfigurationError` or `StoreError`."""
         settings = self.settings
         async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(store_from_url(settings.store))
+            store = await stack.enter_async_context(
+                store_from_url(settings.store, names=tuple(self.servers))
+            )
             prober = await stack.enter_async_context(Prober(timeout=settings.probe_timeout))
             driver = Driver(
                 settings.servers,

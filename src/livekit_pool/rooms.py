@@ -293,9 +293,10 @@ class Rooms:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW)
-            names = [room.name for room in self if room.sessions]
+            held = [room.placement for room in self if room.sessions and room.placement]
             with contextlib.suppress(StoreError):
-                await self._store.renew(names, self._driver.process)
+                for elsewhere in await self._store.renew(held, self._driver.process):
+                    self._learn(elsewhere)
             await self._reread()  # no notice is ever lost, they say; a split room would last
             long_ago = time.monotonic() - 60
             self._moved_at = {k: at for k, at in self._moved_at.items() if at > long_ago}

@@ -185,6 +185,124 @@ class TestDocument:
         assert (await store.load()).document == first
 
 
+class TestRestore:
+    async def test_brings_back_what_was_lost(self, store: Store, other: Store) -> None:
+        document = replace(rich_document(), revision=9)
+        entries = [rotation_to(replace(document, revision=number)) for number in (4, 7, 9)]
+
+        answer = await store.restore(None, document, "r", entries)
+
+        assert answer == Swapped(outcome=SwapOutcome.WON, document=document)
+        assert (await other.load()).document == document
+        assert list(await other.history()) == entries[::-1]
+
+    async def test_takes_the_place_of_another_lineage(self, store: Store, other: Store) -> None:
+        await with_document(store, revision=3)
+        watch = other.watch()
+        await read(watch, 1)
+        there = await change(store)
+        await read_until(watch, Changed(4))
+        ours = replace(rich_document(), lineage="older", revision=12)
+
+        answer = await store.restore(there, ours, "r")
+
+        assert answer == Swapped(outcome=SwapOutcome.WON, document=ours)
+        assert (await other.load()).document == ours
+        assert await read_until(watch, Resync())
+
+    async def test_is_lost_against_a_change(self, store: Store, other: Store) -> None:
+        first = await with_document(store)
+        current = await change(other)
+        ours = replace(rich_document(), lineage="older", revision=12)
+
+        for found in (None, first, replace(current, lineage="another")):
+            answer = await store.restore(found, ours, "r", [rotation_to(ours)])
+            assert answer == Swapped(outcome=SwapOutcome.LOST, document=current)
+
+        assert (await store.load()).document == current
+        assert [entry.reason for entry in await store.history()] == ["next"]
+
+    async def test_is_lost_where_there_is_none_any_more(self, store: Store) -> None:
+        answer = await store.restore(first_document(), following(first_document()), "r")
+
+        assert answer == Swapped(outcome=SwapOutcome.LOST, document=None)
+
+    async def test_again_tells_the_winner_that_it_won(self, store: Store, other: Store) -> None:
+        document = replace(rich_document(), revision=9)
+        await store.restore(None, document, "r")
+
+        again = await other.restore(None, document, "r")
+        rival = await other.restore(None, document, "rival")
+
+        assert again == Swapped(outcome=SwapOutcome.WON, document=document)
+        assert rival == Swapped(outcome=SwapOutcome.LOST, document=document)
+
+    async def test_keeps_the_history_that_is_there(self, store: Store) -> None:
+        first = await with_document(store)
+        current = await change(store, "kept")
+        later = replace(current, revision=5)
+        rival = replace(rotation_to(current), reason="other")
+
+        await store.restore(current, later, "r", [rival, rotation_to(later)])
+
+        history = await store.history()
+        assert [entry.revision for entry in history] == [5, first.revision + 1]
+        assert history[1].reason == "kept"
+
+    async def test_swaps_go_on_from_it(self, store: Store, other: Store) -> None:
+        document = replace(rich_document(), revision=9)
+        await store.restore(None, document, "r")
+
+        following_it = following(document)
+        answer = await other.swap(9, following_it, "s", rotation_to(following_it))
+
+        assert answer.outcome is SwapOutcome.WON
+
+    async def test_refuses_to_go_back(self, store: Store) -> None:
+        first = await with_document(store, revision=3)
+
+        with pytest.raises(ValueError, match="not above"):
+            await store.restore(first, replace(first, lineage="x"), "r")
+        with pytest.raises(ValueError, match="beyond"):
+            await store.restore(
+                first, replace(first, revision=4), "r", [rotation_to(replace(first, revision=5))]
+            )
+
+        assert (await store.load()).document == first
+
+
+class TestLedger:
+    async def test_is_empty_at_first(self, store: Store) -> None:
+        assert await store.ledger() == {}
+
+    async def test_keeps_the_sums_of_each_writer(self, store: Store, other: Store) -> None:
+        await store.count({"p1": {"red": 5, "grün ☎/2026-11": 2**53 - 1}, "p/2": {"red": 1}})
+        await other.count({"p1": {"red": 7}, "p3": {"blue": 0}})
+
+        assert await store.ledger() == {
+            "p1": {"red": 7, "grün ☎/2026-11": 2**53 - 1},
+            "p/2": {"red": 1},
+            "p3": {"blue": 0},
+        }
+
+    async def test_counts_nothing_twice(self, store: Store, other: Store) -> None:
+        await store.count({"p1": {"red": 7}})
+        copy = await other.ledger()
+
+        await store.count({"p1": {"red": 5}})
+        await store.count({"p1": {"red": 7}})
+        await other.count(copy)
+
+        assert await store.ledger() == {"p1": {"red": 7}}
+
+    @pytest.mark.parametrize("total", [-1, 2**53])
+    async def test_refuses_what_it_cannot_keep(self, store: Store, total: int) -> None:
+        with pytest.raises(ValueError, match="sum of red"):
+            await store.count({"p1": {"blue": 1, "red": total}})
+
+        assert await store.ledger() == {}
+
+
 class TestHistory:
     async def test_is_newest_first_in_pages(self, store: Store, other: Store) -> None:
         await with_document(store)
@@ -528,7 +646,7 @@ class TestMove:
         await with_document(store)
         current = await held(store, "standup", "p1", until=NOON + 10)
         await held(store, "standup", "p1", until=NOON + 2)
-        await store.renew(["standup"], "p1")
+        await store.renew([current], "p1")
 
         answer = await store.move("standup", "green", 2, "p2")
 
@@ -580,22 +698,47 @@ class TestHolding:
 
     async def test_a_renewal_writes_a_lost_holder_anew(self, store: Store, other: Store) -> None:
         await with_document(store)
-        await held(store, "standup", "p1")
-        await held(store, "retro", "p1")
+        rooms = [await held(store, "standup", "p1"), await held(store, "retro", "p1")]
         await store.leave("p1")
         assert await store.rooms() == {}
 
-        await other.renew(iter(["standup", "retro"]), "p1")
+        assert await other.renew(iter(rooms), "p1") == []
 
         assert await store.rooms() == {"red": 2}
 
+    async def test_a_renewal_writes_a_lost_placement_anew(self, store: Store, other: Store) -> None:
+        await with_document(store)
+        watch = other.watch()
+        await read(watch, 1)
+        lost = Placement(room="standup", server="green", revision=4)
+
+        assert await store.renew([lost], "p1") == []
+
+        assert await other.placement("standup") == lost
+        assert await other.rooms() == {"green": 1}
+        assert await read_until(watch, Moved(lost))
+
+    async def test_a_renewal_moves_no_room_back(self, store: Store, other: Store) -> None:
+        await with_document(store)
+        old = await held(store, "moved", "p1")
+        kept = await held(store, "kept", "p1")
+        moved = as_placement(await other.move("moved", "green", 3, "p2"))
+        behind = as_placement(await other.move("behind", "green", 2, "p2"))
+        newer = replace(behind, server="blue", revision=5)
+        rival = replace(moved, server="blue")
+
+        assert await store.renew([old, kept, newer], "p1") == [moved]
+        assert await store.renew([rival], "p1") == [moved]
+
+        assert await store.placement("moved") == moved
+        assert await store.placement("behind") == newer
+        assert await store.placement("kept") == kept
+
     async def test_many_rooms_are_renewed_at_once(self, store: Store) -> None:
         await with_document(store)
-        names = [f"room-{number}" for number in range(1201)]
-        for name in names:
-            await placed(store, name)
+        rooms = [await placed(store, f"room-{number}") for number in range(1201)]
 
-        await store.renew(names, "p1")
+        assert await store.renew(rooms, "p1") == []
 
         assert await store.rooms() == {"red": 1201}
 
@@ -609,8 +752,8 @@ class TestHolding:
         await held(store, "of both", "p2")
         await held(store, "of the first", "p1")
         await placed(store, "of nobody")
-        await store.move("of the second", "green", 2, "p2")
-        await store.renew(["of the second", "never placed"], "p2")
+        moved = as_placement(await store.move("of the second", "green", 2, "p2"))
+        await store.renew([moved], "p2")
 
         assert await store.rooms() == {"red": 2, "green": 1}
         clock.turn(LIVING + 1)
@@ -648,7 +791,7 @@ class TestLapse:
         if how == "confirm":
             await store.confirm(placement, "p2", clock.now)
         elif how == "renew":
-            await store.renew(["standup"], "p1")
+            await store.renew([placement], "p1")
         elif how == "release":
             await store.release("standup", "p1")
         elif how == "leave":

@@ -28,7 +28,7 @@ from livekit_pool.stores import sqlite_tables as tables
 from livekit_pool.stores.base import Changed, Placement, Resync, Settling, SwapOutcome
 from livekit_pool.stores.sqlite import SqliteStore
 from livekit_pool.stores.sqlite_file import open_database
-from livekit_pool.stores.sqlite_watch import WatchedDatabase
+from livekit_pool.stores.sqlite_watch import Another, WatchedDatabase
 
 from .backends import SqliteBackend
 from .values import Clock, first_document, following, process_row, rotation_to
@@ -215,6 +215,19 @@ class TestRefusal:
         assert "is a database of another program" in await refusal(path)
         assert path.read_bytes() == before
 
+    async def test_of_the_schema_before_is_upgraded(self, path: Path) -> None:
+        async with store_at(path) as store:
+            await store.create(first_document(), "a")
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("DROP TABLE ledger")
+            db.execute("PRAGMA user_version=1")
+
+        async with store_at(path) as store:
+            await store.count({"p1": {"red": 1}})
+
+            assert await store.ledger() == {"p1": {"red": 1}}
+            assert (await store.load()).document == first_document()
+
     async def test_of_another_schema(self, path: Path) -> None:
         async with store_at(path) as store:
             await store.create(first_document(), "a")
@@ -222,7 +235,7 @@ class TestRefusal:
             db.execute("PRAGMA user_version=99")
         before = path.read_bytes()
 
-        assert "has schema 99, this livekit-pool needs 1" in await refusal(path)
+        assert "has schema 99, this livekit-pool needs 2" in await refusal(path)
         assert path.read_bytes() == before
 
     async def test_of_a_damaged_database(self, path: Path) -> None:
@@ -583,7 +596,7 @@ async def test_a_change_by_any_program_is_noticed(path: Path) -> None:
 
 
 def test_a_move_is_told_once(path: Path) -> None:
-    told: list[tuple[int | None, list[Placement]]] = []
+    told: list[tuple[int | Another | None, list[Placement]]] = []
     watched = WatchedDatabase(path, 5, lambda revision, moved: told.append((revision, [*moved])))
     with closing(open_database(path, 5)) as db:
         moved = Placement(room="standup", server="green", revision=2)

@@ -113,9 +113,11 @@ async def everything(
         placed = await store.place(room, "red", document.revision)
         if isinstance(placed, Placement):
             await store.confirm(placed, me, time.time() + 1)
-        await store.move(room, f"server-{number}", document.revision + 1, me, force=True)
+        moved = await store.move(room, f"server-{number}", document.revision + 1, me, force=True)
+        assert isinstance(moved, Placement)
         await store.beat(replace(process_row(me), sessions={"red": number}))
-        await store.renew([room], me)
+        await store.renew([moved], me)
+        await store.count({me: {room: number}})
         await store.release(room, me)
         if number % 10 == 0:
             record({"step": number})

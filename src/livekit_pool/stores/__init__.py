@@ -8,6 +8,7 @@ scheme is asked for, so that nobody needs the packages of a store they do not us
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from typing import cast
 
@@ -16,7 +17,7 @@ from .base import Store
 
 __all__ = ["store_from_url"]
 
-# scheme -> "module:Class"; the class is called with the whole URL.
+# scheme -> "module:Class"; the class is called with the whole URL and the servers' names.
 _STORES = {
     "memory": "livekit_pool.stores.memory:MemoryStore",
     "sqlite": "livekit_pool.stores.sqlite:SqliteStore",
@@ -24,13 +25,14 @@ _STORES = {
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
-def store_from_url(url: str) -> Store:
+def store_from_url(url: str, *, names: Sequence[str] = ()) -> Store:
     """
     Make the store that ``url`` names; nothing is opened until the store is entered.
 
     Args:
         url: ``sqlite:///path`` (relative to the working directory), ``sqlite:////path``
             (absolute) or ``memory://``.
+        names: the pool's servers, in order, for documents that name none.
 
     Raises:
         ConfigurationError: the scheme is unknown, or the store refuses the rest of the URL. The
@@ -49,4 +51,4 @@ def store_from_url(url: str) -> Store:
             f"LIVEKIT_POOL_STORE names a store that is not known, {scheme}://: use {known}."
         )
     module, _, name = _STORES[scheme].partition(":")
-    return cast(Store, getattr(import_module(module), name)(url))
+    return cast(Store, getattr(import_module(module), name)(url, names=names))

@@ -2,8 +2,9 @@
 The contract of a store: truth and notice in one object.
 
 A store holds the document, the placements of live rooms, a row for each process of the pool,
-and the history of rotations. Every implementation passes ``tests/stores/test_contract.py``;
-where a docstring here and an implementation disagree, the implementation is wrong.
+the history of rotations, and the ledger. Every implementation passes
+``tests/stores/test_contract.py``; where a docstring here and an implementation disagree, the
+implementation is wrong.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Protocol, Self
 from ..core.document import Document, Rotation
 
 __all__ = [
+    "HEARTBEAT",
     "LIVING",
     "Changed",
+    "Ledger",
     "Loaded",
     "Moved",
     "Placement",
@@ -29,14 +32,28 @@ __all__ = [
     "Store",
     "SwapOutcome",
     "Swapped",
+    "check_restore",
     "check_swap",
+    "check_totals",
 ]
 
-LIVING = 6.0
+HEARTBEAT = 2.0
+"""Seconds between two heartbeats of a process, where writes cost next to nothing."""
+
+LIVING = 3 * HEARTBEAT
 """
 A process is living if its last heartbeat is at most that many seconds old, by the store's time.
 
-One that has never beaten is living for as long after it last wrote itself down as a holder.
+One that has never beaten is living for as long after it last wrote itself down as a holder. A
+store whose `Store.heartbeat` is longer multiplies it likewise.
+"""
+
+Ledger = Mapping[str, Mapping[str, int]]
+"""
+What was counted: writer -> key -> the sum that this writer has counted so far.
+
+Writer and key are any texts; what is true of a key is the sum over all writers. Because a sum
+only grows, writing it again, late, or from a copy counts nothing twice.
 """
 
 
@@ -160,6 +177,20 @@ class Store(Protocol):
     def shared(self) -> bool:
         """Whether several processes can share it (False for ``memory://``)."""
 
+    @property
+    def keeps_placements(self) -> bool:
+        """
+        Whether placements are shared by all processes of the pool.
+
+        Where they are not (Firestore: a write for each join costs too much), the methods about
+        placements work on this process's memory only: where a room is must be found out by
+        asking the servers.
+        """
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two heartbeats of a process: `HEARTBEAT`, or more where writes cost."""
+
     async def __aenter__(self) -> Self:
         """Open the store, creating what it needs. `ConfigurationError` if it cannot be one."""
 
@@ -194,6 +225,27 @@ class Store(Protocol):
 
         Raises:
             ValueError: ``document.revision``, or that of ``rotation``, is not ``expected + 1``.
+        """
+
+    async def restore(
+        self,
+        found: Document | None,
+        document: Document,
+        operation: str,
+        history: Sequence[Rotation] = (),
+    ) -> Swapped:
+        """
+        Put ``document`` in the place of ``found``, whatever the lineages of the two.
+
+        For data that the store lost, and for those that come from another store. Written only
+        if what the store holds still is ``found``, by lineage and revision (None: it holds
+        nothing), and in one step with those entries of ``history`` whose revisions the store's
+        history lacks. ``operation`` is as in `swap`. Watchers of the document of another
+        lineage are told by `Resync`.
+
+        Raises:
+            ValueError: ``document.revision`` is not greater than that of ``found``, or an entry
+                of ``history`` is of a greater one.
         """
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
@@ -250,8 +302,17 @@ class Store(Protocol):
         in the room. Creates the placement if the room has none. Who moves it forgets no holder.
         """
 
-    async def renew(self, rooms: Iterable[str], process: str) -> None:
-        """``process`` still has sessions in each of ``rooms``; lost holders are written anew."""
+    async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
+        """
+        ``process`` still has sessions in the room of each of ``placements``.
+
+        Holders that were lost are written anew, and so is a placement that was: where the room
+        has none, or one of a lower revision, the given one takes its place, and watchers are
+        told. Not atomic as a whole; each room is.
+
+        Returns:
+            the placements that differ from the given ones: somebody moved those rooms.
+        """
 
     async def placements(self) -> Sequence[Placement]:
         """All placements, in no order."""
@@ -270,6 +331,21 @@ class Store(Protocol):
     async def lapse(self, placement: Placement, idle: float) -> bool:
         """Delete ``placement`` if it is unchanged and still idle so long; whether it was."""
 
+    # -- the ledger --
+
+    async def count(self, totals: Ledger) -> None:
+        """
+        Merge ``totals`` into the ledger: of each writer's sums the higher one stays.
+
+        Each writer's sums are merged in one step.
+
+        Raises:
+            ValueError: a sum is negative, or 2**53 or more.
+        """
+
+    async def ledger(self) -> Ledger:
+        """All that was counted, by all writers."""
+
     # -- processes --
 
     async def beat(self, row: ProcessRow) -> None:
@@ -278,8 +354,8 @@ class Store(Protocol):
     async def leave(self, process: str) -> None:
         """Remove a process's row and its holders, as a planned stop does."""
 
-    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
-        """Rows whose heartbeat is at most ``within`` seconds old: the living processes."""
+    async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
+        """Rows whose heartbeat is at most ``within`` seconds old: by default, the living ones."""
 
 
 def check_swap(expected: int, document: Document, rotation: Rotation | None) -> None:
@@ -288,3 +364,19 @@ def check_swap(expected: int, document: Document, rotation: Rotation | None) -> 
         raise ValueError(f"revision {document.revision} does not follow {expected}")
     if rotation is not None and rotation.revision != document.revision:
         raise ValueError(f"a rotation at {rotation.revision} is not the change to {expected + 1}")
+
+
+def check_restore(found: Document | None, document: Document, history: Sequence[Rotation]) -> None:
+    """Raise what `Store.restore` promises for revisions that go back."""
+    if found is not None and document.revision <= found.revision:
+        raise ValueError(f"revision {document.revision} is not above {found.revision}")
+    if any(rotation.revision > document.revision for rotation in history):
+        raise ValueError(f"the history goes beyond revision {document.revision}")
+
+
+def check_totals(totals: Ledger) -> None:
+    """Raise what `Store.count` promises for sums that no store can keep exactly."""
+    for sums in totals.values():
+        for key, total in sums.items():
+            if not 0 <= total < 2**53:
+                raise ValueError(f"the sum of {key} is {total}: it must be 0 to 2**53 - 1")

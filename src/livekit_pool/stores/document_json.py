@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from ..core.document import Document, Rotation
 from ..core.stored import (
@@ -21,11 +22,15 @@ def document_to_json(document: Document) -> str:
     return json.dumps(to_mapping(document))
 
 
-def document_from_json(text: str) -> tuple[Document, tuple[str, ...]]:
-    """Read a document, with a sentence for each repair; `StoreCorrupt` if it is beyond repair."""
+def document_from_json(text: str, names: Sequence[str] = ()) -> tuple[Document, tuple[str, ...]]:
+    """
+    Read a document, with a sentence for each repair; `StoreCorrupt` if it is beyond repair.
+
+    ``names``, the pool's servers in order, are what an index means where somebody took out the
+    active server's name, which a pool always writes.
+    """
     try:
-        # Without names: a pool that writes text always writes its active server's name.
-        return from_mapping(_mapping(text), ())
+        return from_mapping(_mapping(text), names)
     except ValueError as error:
         raise StoreCorrupt(f"What LIVEKIT_POOL_STORE holds is not usable: {error}.") from error
 

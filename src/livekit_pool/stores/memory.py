@@ -12,8 +12,10 @@ from typing import Self
 from ..core.document import Document, Rotation
 from ..exceptions import ConfigurationError, StoreUnavailable
 from .base import (
+    HEARTBEAT,
     LIVING,
     Changed,
+    Ledger,
     Loaded,
     Moved,
     Placement,
@@ -23,7 +25,9 @@ from .base import (
     Stale,
     SwapOutcome,
     Swapped,
+    check_restore,
     check_swap,
+    check_totals,
 )
 from .notices import Notices
 
@@ -52,13 +56,20 @@ class MemoryStore:
 
     Args:
         url: ``memory://``, nothing else.
+        names: not needed: what is kept here was never stored.
         clock: the store's time, seconds since the epoch.
 
     Raises:
         ConfigurationError: the URL has more than its scheme.
     """
 
-    def __init__(self, url: str = "memory://", *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        names: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         if url.lower() != "memory://":
             raise ConfigurationError("LIVEKIT_POOL_STORE: memory:// takes nothing after it.")
         self._clock = clock
@@ -72,6 +83,8 @@ class MemoryStore:
         # room -> process -> holder
         self._holders: dict[str, dict[str, _Holder]] = {}
         self._rows: dict[str, ProcessRow] = {}
+        # writer -> key -> sum
+        self._ledger: dict[str, dict[str, int]] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryStore {'open' if self._open else 'closed'}, {len(self._rooms)} rooms>"
@@ -85,6 +98,16 @@ class MemoryStore:
     def shared(self) -> bool:
         """Always False: no other process sees this memory."""
         return False
+
+    @property
+    def keeps_placements(self) -> bool:
+        """Always True: there is one process, and it has them all."""
+        return True
+
+    @property
+    def heartbeat(self) -> float:
+        """Always `HEARTBEAT`."""
+        return HEARTBEAT
 
     async def __aenter__(self) -> Self:
         if not self._open:
@@ -127,6 +150,24 @@ class MemoryStore:
             return self._not_written(operation)
         if rotation is not None:
             self._history.append(rotation)
+        return self._write(document, operation)
+
+    async def restore(
+        self,
+        found: Document | None,
+        document: Document,
+        operation: str,
+        history: Sequence[Rotation] = (),
+    ) -> Swapped:
+        check_restore(found, document, history)
+        await self._turn()
+        if _identity(self._document) != _identity(found):
+            return self._not_written(operation)
+        had = {rotation.revision for rotation in self._history}
+        self._history += [rotation for rotation in history if rotation.revision not in had]
+        self._history.sort(key=lambda rotation: rotation.revision)
+        if found is None or found.lineage != document.lineage:
+            self._notices.resync()
         return self._write(document, operation)
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
@@ -187,10 +228,18 @@ class MemoryStore:
         self._notices.moved(placement)
         return placement
 
-    async def renew(self, rooms: Iterable[str], process: str) -> None:
+    async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
         now = await self._turn()
-        for room in rooms:
-            self._hold(room, process, now, 0.0)
+        others = []
+        for placement in placements:
+            there = self._placement(placement.room)
+            if there is None or there.revision < placement.revision:
+                self._put(placement, now)
+                self._notices.moved(placement)
+            elif there != placement:
+                others.append(there)
+            self._hold(placement.room, process, now, 0.0)
+        return others
 
     async def placements(self) -> Sequence[Placement]:
         await self._turn()
@@ -219,6 +268,20 @@ class MemoryStore:
         self._holders.pop(placement.room, None)
         return True
 
+    # -- the ledger --
+
+    async def count(self, totals: Ledger) -> None:
+        check_totals(totals)
+        await self._turn()
+        for writer, sums in totals.items():
+            kept = self._ledger.setdefault(writer, {})
+            for key, total in sums.items():
+                kept[key] = max(total, kept.get(key, 0))
+
+    async def ledger(self) -> Ledger:
+        await self._turn()
+        return {writer: dict(sums) for writer, sums in self._ledger.items()}
+
     # -- processes --
 
     async def beat(self, row: ProcessRow) -> None:
@@ -231,8 +294,9 @@ class MemoryStore:
         for room in list(self._holders):
             self._let_go(room, process, now)
 
-    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
+    async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
         now = await self._turn()
+        within = LIVING if within is None else within
         return [row for row in self._rows.values() if abs(now - row.beat) <= within]
 
     # -- steps of the above, none of which lets another task run --
@@ -296,3 +360,7 @@ class MemoryStore:
             ),
             default=None,
         )
+
+
+def _identity(document: Document | None) -> tuple[str, int] | None:
+    return None if document is None else (document.lineage, document.revision)

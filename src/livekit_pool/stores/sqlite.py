@@ -23,8 +23,10 @@ from ..core.document import Document, Rotation
 from ..exceptions import ConfigurationError, StoreUnavailable
 from . import sqlite_tables as tables
 from .base import (
+    HEARTBEAT,
     LIVING,
     Changed,
+    Ledger,
     Loaded,
     Moved,
     Placement,
@@ -33,12 +35,14 @@ from .base import (
     Settling,
     Stale,
     Swapped,
+    check_restore,
     check_swap,
+    check_totals,
 )
 from .notices import Notices
 from .sqlite_direct import Direct, NotNow
 from .sqlite_thread import DatabaseThread
-from .sqlite_watch import WatchedDatabase
+from .sqlite_watch import Another, WatchedDatabase
 
 __all__ = ["SqliteStore"]
 
@@ -59,6 +63,7 @@ class SqliteStore:
 
     Args:
         url: ``sqlite:///path``, relative to the working directory of now, or ``sqlite:////path``.
+        names: the pool's servers in order: what an index means in a document that somebody edited.
         clock: the store's time, seconds since the epoch: that of the machine, which all who share
             the file are on.
 
@@ -66,8 +71,11 @@ class SqliteStore:
         ConfigurationError: the URL names no file.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, url: str, *, names: Sequence[str] = (), clock: Callable[[], float] = time.time
+    ) -> None:
         self._url = url
+        self._names = tuple(names)
         self._path = _path(url)
         self._clock = clock
         self._notices = Notices()
@@ -89,15 +97,25 @@ class SqliteStore:
         """Always True."""
         return True
 
+    @property
+    def keeps_placements(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
+    def heartbeat(self) -> float:
+        """Always `HEARTBEAT`."""
+        return HEARTBEAT
+
     async def __aenter__(self) -> Self:
         if self._thread is None:
             loop = asyncio.get_running_loop()
             notices = self._notices = Notices()
 
-            def tell(revision: int | None, moved: Sequence[Placement]) -> None:
+            def tell(became: int | Another | None, moved: Sequence[Placement]) -> None:
                 # Called on the thread; a closed loop has nobody left to tell.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(_publish, notices, revision, moved)
+                    loop.call_soon_threadsafe(_publish, notices, became, moved)
 
             thread = DatabaseThread(str(self._path), patience=_PATIENCE)
             await thread.start(lambda: WatchedDatabase(self._path, _PATIENCE, tell))
@@ -127,7 +145,7 @@ class SqliteStore:
     # -- the document --
 
     async def load(self) -> Loaded:
-        found = await self._database.read(tables.load)
+        found = await self._database.read(lambda db: tables.load(db, self._names))
         document, repairs = found or (None, ())
         if repairs != self._repairs:
             # Once, not at each load until the next swap writes a whole document again.
@@ -147,6 +165,18 @@ class SqliteStore:
         check_swap(expected, document, rotation)
         return await self._database.write(
             lambda db: tables.swap(db, expected, document, operation, rotation), look=True
+        )
+
+    async def restore(
+        self,
+        found: Document | None,
+        document: Document,
+        operation: str,
+        history: Sequence[Rotation] = (),
+    ) -> Swapped:
+        check_restore(found, document, history)
+        return await self._database.write(
+            lambda db: tables.restore(db, found, document, operation, history), look=True
         )
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
@@ -186,11 +216,11 @@ class SqliteStore:
             lambda db: tables.move(db, self._clock(), wanted, process, force), look=True
         )
 
-    async def renew(self, rooms: Iterable[str], process: str) -> None:
-        names = list(rooms)
-        for start in range(0, len(names), _RENEWED_AT_ONCE):
-            some = names[start : start + _RENEWED_AT_ONCE]
-            await self._renew(some, process)
+    async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
+        given, others = list(placements), []
+        for start in range(0, len(given), _RENEWED_AT_ONCE):
+            others += await self._renew(given[start : start + _RENEWED_AT_ONCE], process)
+        return others
 
     async def placements(self) -> Sequence[Placement]:
         return await self._database.read(tables.placements)
@@ -206,6 +236,15 @@ class SqliteStore:
             lambda db: tables.lapse(db, self._clock(), placement, idle)
         )
 
+    # -- the ledger --
+
+    async def count(self, totals: Ledger) -> None:
+        check_totals(totals)
+        await self._database.write(lambda db: tables.count(db, totals))
+
+    async def ledger(self) -> Ledger:
+        return await self._database.read(tables.ledger)
+
     # -- processes --
 
     async def beat(self, row: ProcessRow) -> None:
@@ -214,11 +253,14 @@ class SqliteStore:
     async def leave(self, process: str) -> None:
         await self._database.write(lambda db: tables.leave(db, self._clock(), process))
 
-    async def rows(self, within: float = LIVING) -> Sequence[ProcessRow]:
-        return await self._database.read(lambda db: tables.rows(db, self._clock(), within))
+    async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
+        age = LIVING if within is None else within
+        return await self._database.read(lambda db: tables.rows(db, self._clock(), age))
 
-    async def _renew(self, rooms: Sequence[str], process: str) -> None:
-        await self._database.write(lambda db: tables.renew(db, self._clock(), rooms, process))
+    async def _renew(self, given: Sequence[Placement], process: str) -> list[Placement]:
+        return await self._database.write(
+            lambda db: tables.renew(db, self._clock(), given, process), look=True
+        )
 
     async def _write_soon(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Write at once if nobody else does, else on the thread."""
@@ -253,8 +295,10 @@ def _path(url: str) -> Path:
     return Path(name).absolute()
 
 
-def _publish(notices: Notices, revision: int | None, moved: Sequence[Placement]) -> None:
-    if revision is not None:
-        notices.changed(revision)
+def _publish(notices: Notices, became: int | Another | None, moved: Sequence[Placement]) -> None:
+    if became is Another.LINEAGE:
+        notices.resync()
+    elif became is not None:
+        notices.changed(became)
     for placement in moved:
         notices.moved(placement)

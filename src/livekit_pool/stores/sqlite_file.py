@@ -22,7 +22,18 @@ BUSY_WAIT = 0.02
 
 # "LKPO": marks the file as ours, https://www.sqlite.org/pragma.html#pragma_application_id
 _APPLICATION = 0x4C4B504F
-_SCHEMA = 1
+_SCHEMA = 2
+# What was added to the tables of older schemas: schema -> what makes the next one of it.
+_UPGRADES = {
+    1: """
+CREATE TABLE ledger (
+    writer TEXT NOT NULL,
+    key TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    PRIMARY KEY (writer, key)
+) WITHOUT ROWID
+""",
+}
 
 _TABLES = """
 CREATE TABLE document (
@@ -160,6 +171,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             for statement in _TABLES.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id={_APPLICATION}")
+            db.execute("PRAGMA user_version=1")
+        for schema in range(db.execute("PRAGMA user_version").fetchone()[0], _SCHEMA):
+            db.execute(_UPGRADES[schema])
         # In any case: a database that can be read but not written is found here, not later.
         db.execute(f"PRAGMA user_version={_SCHEMA}")
         db.execute("COMMIT")
@@ -181,7 +195,7 @@ def _is_fresh(db: sqlite3.Connection, path: Path) -> bool:
         raise ConfigurationError(
             f"LIVEKIT_POOL_STORE: {path} is a database of another program; name another file."
         )
-    if version != _SCHEMA:
+    if not 1 <= version <= _SCHEMA:
         raise ConfigurationError(
             f"LIVEKIT_POOL_STORE: {path} has schema {version}, this livekit-pool needs"
             f" {_SCHEMA}; use the version that wrote it, or name another file."

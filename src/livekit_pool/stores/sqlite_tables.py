@@ -16,6 +16,7 @@ from typing import Any
 from ..core.document import Document, Rotation
 from .base import (
     LIVING,
+    Ledger,
     Placement,
     ProcessRow,
     Settling,
@@ -33,11 +34,13 @@ from .document_json import (
 __all__ = [
     "beat",
     "confirm",
+    "count",
     "create",
     "history",
     "lapse",
     "lapsing",
     "leave",
+    "ledger",
     "load",
     "move",
     "place",
@@ -45,6 +48,7 @@ __all__ = [
     "placements",
     "release",
     "renew",
+    "restore",
     "rooms",
     "rows",
     "settled",
@@ -67,10 +71,10 @@ _Database = sqlite3.Connection
 # -- the document --
 
 
-def load(db: _Database) -> tuple[Document, tuple[str, ...]] | None:
+def load(db: _Database, names: Sequence[str]) -> tuple[Document, tuple[str, ...]] | None:
     """The document, and a sentence for each repair it needed."""
     row = db.execute("SELECT content FROM document").fetchone()
-    return document_from_json(row[0]) if row else None
+    return document_from_json(row[0], names) if row else None
 
 
 def create(db: _Database, document: Document, operation: str) -> Swapped:
@@ -97,11 +101,40 @@ def swap(
             return Swapped(outcome=SwapOutcome.LOST, document=None)
         return _not_written(*found, operation)
     if rotation is not None:
-        db.execute(
-            "INSERT INTO history (revision, content) VALUES (?, ?)",
-            (rotation.revision, rotation_to_json(rotation)),
-        )
+        _record(db, [rotation], "INSERT")
     return Swapped(outcome=SwapOutcome.WON, document=document)
+
+
+def restore(
+    db: _Database,
+    found: Document | None,
+    document: Document,
+    operation: str,
+    history: Sequence[Rotation],
+) -> Swapped:
+    there = _stored(db)
+    if (None if there is None else _identity(there[0])) != (found and _identity(found)):
+        if there is None:
+            return Swapped(outcome=SwapOutcome.LOST, document=None)
+        return _not_written(*there, operation)
+    db.execute(
+        "INSERT OR REPLACE INTO document (only, lineage, revision, operation, content)"
+        " VALUES (1, ?, ?, ?, ?)",
+        (document.lineage, document.revision, operation, document_to_json(document)),
+    )
+    _record(db, history, "INSERT OR IGNORE")
+    return Swapped(outcome=SwapOutcome.WON, document=document)
+
+
+def _record(db: _Database, rotations: Iterable[Rotation], insert: str) -> None:
+    db.executemany(
+        f"{insert} INTO history (revision, content) VALUES (?, ?)",
+        [(rotation.revision, rotation_to_json(rotation)) for rotation in rotations],
+    )
+
+
+def _identity(document: Document) -> tuple[str, int]:
+    return document.lineage, document.revision
 
 
 def history(db: _Database, limit: int, before: int | None) -> Sequence[Rotation]:
@@ -178,19 +211,20 @@ def move(
         until = None if force else _unsettled_until(db, now, wanted.room, process)
         if until is not None:
             return Settling(placement=existing, until=until)
-    db.execute("UPDATE moves SET seq = seq + 1")
-    db.execute(
-        "INSERT INTO placements (room, server, revision, touched, seq)"
-        " VALUES (?, ?, ?, ?, (SELECT seq FROM moves))"
-        " ON CONFLICT (room) DO UPDATE SET server = excluded.server,"
-        " revision = excluded.revision, touched = excluded.touched, seq = excluded.seq",
-        (wanted.room, wanted.server, wanted.revision, now),
-    )
+    _put(db, now, wanted)
     return wanted
 
 
-def renew(db: _Database, now: float, room_names: Iterable[str], process: str) -> None:
-    _hold(db, now, room_names, process, 0.0)
+def renew(db: _Database, now: float, given: Sequence[Placement], process: str) -> list[Placement]:
+    others = []
+    for wanted in given:
+        there = placement(db, wanted.room)
+        if there is None or there.revision < wanted.revision:
+            _put(db, now, wanted)
+        elif there != wanted:
+            others.append(there)
+    _hold(db, now, [wanted.room for wanted in given], process, 0.0)
+    return others
 
 
 def placements(db: _Database) -> Sequence[Placement]:
@@ -226,6 +260,17 @@ def lapse(db: _Database, now: float, unchanged: Placement, idle: float) -> bool:
     return True
 
 
+def _put(db: _Database, now: float, wanted: Placement) -> None:
+    db.execute("UPDATE moves SET seq = seq + 1")
+    db.execute(
+        "INSERT INTO placements (room, server, revision, touched, seq)"
+        " VALUES (?, ?, ?, ?, (SELECT seq FROM moves))"
+        " ON CONFLICT (room) DO UPDATE SET server = excluded.server,"
+        " revision = excluded.revision, touched = excluded.touched, seq = excluded.seq",
+        (wanted.room, wanted.server, wanted.revision, now),
+    )
+
+
 def _placement(room: str, server: str, revision: int) -> Placement:
     return Placement(room=room, server=server, revision=revision)
 
@@ -253,6 +298,24 @@ def _unsettled_until(db: _Database, now: float, room: str, process: str) -> floa
     ).fetchone()
     until: float | None = row[0]
     return until
+
+
+# -- the ledger --
+
+
+def count(db: _Database, totals: Ledger) -> None:
+    db.executemany(
+        "INSERT INTO ledger (writer, key, total) VALUES (?, ?, ?)"
+        " ON CONFLICT (writer, key) DO UPDATE SET total = max(total, excluded.total)",
+        [(writer, key, total) for writer, sums in totals.items() for key, total in sums.items()],
+    )
+
+
+def ledger(db: _Database) -> Ledger:
+    found: dict[str, dict[str, int]] = {}
+    for writer, key, total in db.execute("SELECT writer, key, total FROM ledger"):
+        found.setdefault(writer, {})[key] = total
+    return found
 
 
 # -- processes --

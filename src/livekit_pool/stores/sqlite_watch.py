@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 
 from ..exceptions import StoreUnavailable
 from .base import Placement
 from .sqlite_file import open_database, open_reader, unusable
 
-__all__ = ["WatchedDatabase"]
+__all__ = ["Another", "WatchedDatabase"]
+
+
+class Another(Enum):
+    """What a document that is gone, or of another lineage, has become."""
+
+    LINEAGE = "another lineage"
 
 
 class WatchedDatabase:
@@ -21,8 +28,9 @@ class WatchedDatabase:
     Args:
         path: the file; made if there is none.
         patience: seconds to wait for others who keep it locked while it is opened.
-        tell: called with the document's revision, or None if the document is as it was, and
-            with the placements moved since the last call, in the order of their moves.
+        tell: called with what the document became, if it changed: its revision, or
+            `Another.LINEAGE` where it has nothing to do with the one before; and with the
+            placements moved since the last call, in the order of their moves.
 
     Raises:
         ConfigurationError, StoreUnavailable: as `open_database` does.
@@ -32,7 +40,7 @@ class WatchedDatabase:
         self,
         path: Path,
         patience: float,
-        tell: Callable[[int | None, Sequence[Placement]], None],
+        tell: Callable[[int | Another | None, Sequence[Placement]], None],
     ) -> None:
         self.db = open_database(path, patience)
         self._path = path
@@ -73,15 +81,14 @@ class WatchedDatabase:
             " WHERE seq > 0 AND seq > ? ORDER BY seq",
             (self._moves,),
         ).fetchall()
-        changed = document is not None and document != self._document
+        became = _became(self._document, document)
         # All is read: what failed before this line is read again by the next look.
         self._version, self._document = version, document
         if moved:
             self._moves = moved[-1][3]
-        if changed or moved:
+        if became is not None or moved:
             self._tell(
-                document[0] if changed and document else None,
-                [Placement(room=row[0], server=row[1], revision=row[2]) for row in moved],
+                became, [Placement(room=row[0], server=row[1], revision=row[2]) for row in moved]
             )
 
     def close(self) -> None:
@@ -100,6 +107,16 @@ class WatchedDatabase:
             "SELECT revision, lineage, operation FROM document"
         ).fetchone()
         return row
+
+
+def _became(
+    before: tuple[int, str, str] | None, after: tuple[int, str, str] | None
+) -> int | Another | None:
+    if before == after:
+        return None
+    if after is None or (before is not None and before[1] != after[1]):
+        return Another.LINEAGE
+    return after[0]
 
 
 def identity(path: Path) -> tuple[int, int] | None:
