@@ -17,7 +17,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from livekit_pool.core import decisions, machine
+from livekit_pool.core import agreement, decisions, machine
+from livekit_pool.core.actions import Swap
+from livekit_pool.core.agreement import Finding
 from livekit_pool.core.choice import Candidate, in_turn
 from livekit_pool.core.document import Document, rotated
 from livekit_pool.core.events import ProbeOutcome
@@ -90,8 +92,11 @@ def test_without_the_wait_for_an_answer_two_swaps_are_under_way(
 
 
 def test_without_monotonicity_old_news_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_is_newer", lambda document, current: document != current)
-    broken("old news")
+    def always_newer(found: Document | None, held: Document) -> Finding:
+        return Finding.SAME if found in (None, held) else Finding.NEWER
+
+    monkeypatch.setattr(agreement, "compare", always_newer)
+    broken("old news|was not brought back")
 
 
 def test_without_the_cool_down_filter_a_cooling_server_is_chosen(
@@ -137,7 +142,9 @@ def test_without_a_new_decision_a_lost_swap_rotates_twice(monkeypatch: pytest.Mo
         def _swap_answered(self, event: machine.SwapAnswered, now: float) -> None:
             lost = self._swap
             super()._swap_answered(event, now)
-            if event.won or lost is None or lost.rotation is None:
+            if event.won or not isinstance(lost, Swap) or lost.rotation is None:
+                return
+            if event.document is None:
                 return
             turn = in_turn(self.names, event.document.active_server)
             up = [name for name in turn if self.available(name, now)]

@@ -13,7 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from livekit_pool.core.actions import Action, Announce, Answered, Note, Probe, Refused, Swap
+from livekit_pool.core.actions import (
+    Action,
+    Announce,
+    Answered,
+    Note,
+    Probe,
+    Refused,
+    Restore,
+    Step,
+    Swap,
+)
 from livekit_pool.core.document import Cause, Document, Rotation, new_document
 from livekit_pool.core.events import (
     Event,
@@ -24,6 +34,8 @@ from livekit_pool.core.events import (
     Probed,
     ProbeOutcome,
     RotateAsked,
+    RowsSeen,
+    StoreSeen,
     SwapAnswered,
 )
 from livekit_pool.core.health import Health, Settings
@@ -45,6 +57,7 @@ class Truth(StrEnum):
     SICK = "sick"  # answers probes, fails joins
 
 
+PASSED = ProbeOutcome.PASSED
 OUTCOMES = {
     Truth.WELL: ProbeOutcome.PASSED,
     Truth.SICK: ProbeOutcome.PASSED,
@@ -59,11 +72,13 @@ class Process:
 
     machine: PoolMachine
     network: bool = True  # False: whatever it asks of servers meets silence
-    announced: tuple[str, int] | None = None
-    notices: list[Document] = field(default_factory=list)
+    store: bool = True  # False: the store is away for it
+    announced: Document | None = None
+    step: Step | None = None  # as it was announced last
+    notices: list[Document | None] = field(default_factory=list)
     probes: list[Probed] = field(default_factory=list)
     faults: list[FaultSeen] = field(default_factory=list)
-    swap: Swap | None = None  # on its way to the store
+    swap: Swap | Restore | None = None  # on its way to the store
     answer: SwapAnswered | None = None  # on its way back
     undecided: bool = False  # its swap's answer was lost, and it has not read the document since
     # What it must act upon: evidence that arrived in the present period of the active server.
@@ -84,8 +99,14 @@ class World:
     def set_up(self, make: Callable[[tuple[str, ...], Settings, str], PoolMachine]) -> None:
         self.now = 1000.0
         self.truth = dict.fromkeys(NAMES, Truth.WELL)
-        self.document = new_document(lineage="L", names=NAMES, actor="p0", now=self.now)
+        # What the store holds, and the newest document that anybody knows: what it should hold.
+        self.stored: Document | None = new_document(
+            lineage="L", names=NAMES, actor="p0", now=self.now
+        )
+        self.document = self.stored
+        self.earlier: list[Document] = []
         self.history: list[Rotation] = []
+        self.ill: set[str] = set()  # servers that failed at any time
         self.guilty = False  # the active server failed at some time since it became active
         self.requests: dict[str, tuple[int, RotateAsked]] = {}
         self.answered: set[str] = set()
@@ -96,31 +117,73 @@ class World:
     # --- what the store does ---------------------------------------------------------------
 
     def write(self, document: Document, rotation: Rotation | None) -> None:
-        self.document = document
+        """Somebody whose knowledge is complete wrote ``document``."""
+        self.earlier = [*self.earlier, self.document][-5:]
+        self.stored = self.document = document
         for process in self.processes:
             process.notices.append(document)
         if rotation is not None and rotation.from_ != rotation.to:
             self.history.append(rotation)
             self.guilty = self.truth[rotation.to] is not Truth.WELL
 
+    def lose(self, stored: Document | None) -> None:
+        """The store has lost its data: it holds ``stored`` now, and says so."""
+        self.stored = stored
+        # What nobody had read is gone for good.
+        held = [process.document for process in self.processes]
+        self.know(max([*held, *([stored] if stored else [])], key=lambda one: one.revision))
+        for process in self.processes:
+            process.notices.append(stored)
+
+    def all_know(self) -> bool:
+        """Whether every process has read what the store holds, and that is the newest."""
+        return self.stored == self.document and all(
+            process.document == self.document for process in self.processes
+        )
+
+    def know(self, document: Document) -> None:
+        """The newest that anybody knows is ``document``."""
+        if document.active_since != self.document.active_since:
+            self.guilty = True  # of a server that is active again, nobody kept the record
+        self.document = document
+
     def execute(self, process: Process) -> None:
-        if (swap := process.swap) is None:
+        if (swap := process.swap) is None or not process.store:
             return
         process.swap = None
-        won = swap.expected == self.document.revision
-        if won:
-            self.check_swap(swap)
-            self.write(swap.document, swap.rotation)
-        process.answer = SwapAnswered(operation=swap.operation, won=won, document=self.document)
+        if isinstance(swap, Restore):
+            won = identity(self.stored) == identity(swap.found)
+            if won:
+                # Another process may hold a newer one still, and will bring that back.
+                self.lose(swap.document)
+        else:
+            won = self.stored is not None and swap.expected == self.stored.revision
+            if won and self.stored != self.document:
+                # By one who does not know what the store has lost: who knows it comes after.
+                self.lose(swap.document)
+            elif won:
+                self.check_swap(swap)
+                self.write(swap.document, swap.rotation)
+        process.answer = SwapAnswered(operation=swap.operation, won=won, document=self.stored)
 
     def answer(self, process: Process) -> None:
-        if (answer := process.answer) is not None:
+        if (answer := process.answer) is not None and process.store:
             process.answer = None
             self.feed(process, answer)
 
-    def load(self, process: Process, document: Document) -> None:
-        process.undecided = False
-        self.feed(process, Loaded(document=document))
+    def load(self, process: Process, document: Document | None) -> None:
+        if process.store:
+            process.undecided = False
+            self.feed(process, Loaded(document=document))
+
+    def store_changes(self, process: Process, there: bool) -> None:
+        """The store is away for ``process``, or back: it reads everything before it says so."""
+        if there:
+            process.undecided = False
+            self.feed(process, Loaded(document=self.stored))
+            self.feed(process, RowsSeen(lists=(NAMES, NAMES, NAMES)))
+        process.store = there
+        self.feed(process, StoreSeen(ok=there))
 
     # --- what the machines are told, and what they do --------------------------------------
 
@@ -130,6 +193,8 @@ class World:
 
     def begun(self, process: Process, server: str) -> Probed:
         outcome = OUTCOMES[self.truth[server]] if process.network else ProbeOutcome.SILENT
+        if self.truth[server] is not Truth.WELL:
+            self.ill.add(server)
         return Probed(server=server, outcome=outcome, began=self.now)
 
     def end(self, process: Process, probe: Probed) -> None:
@@ -152,19 +217,25 @@ class World:
 
     def perform(self, process: Process, action: Action) -> None:
         match action:
-            case Swap():
+            case Swap() | Restore():
+                assert process.store, "a swap while the store is away"
                 assert process.swap is None, "two swaps on their way at once"
                 assert process.answer is None, "a swap before the last one's answer"
                 assert not process.undecided, "a swap before the last one's outcome is known"
                 process.swap = action
-                self.check_choice(process, action)
+                if isinstance(action, Swap):
+                    self.check_choice(process, action)
+                else:
+                    self.check_restore(process, action)
             case Probe(server=server):
                 if all(probe.server != server for probe in process.probes):
                     process.probes.append(self.begun(process, server))
-            case Announce(document=document):
-                news = (document.lineage, document.revision)
-                assert process.announced is None or news > process.announced, "old news"
-                process.announced = news
+            case Announce(document=document, step=step):
+                if (known := process.announced) is not None and step == process.step:
+                    assert document.revision > known.revision, "old news"
+                if step is not None and step != process.step:
+                    self.check_step(process, step)
+                process.announced, process.step = document, step
             case Answered(request=request) | Refused(request=request):
                 assert request in self.requests
                 assert request not in self.answered, "a request answered twice"
@@ -210,6 +281,25 @@ class World:
             assert asked.to is not None or since == base.active_since, "asked at once, done twice"
             assert asked.expected_revision in (None, base.revision), "another revision expected"
 
+    def check_restore(self, process: Process, restore: Restore) -> None:
+        """What is brought back is what somebody held, and nobody sees a revision again."""
+        found, held = restore.found, process.document
+        assert restore.document.revision > held.revision
+        assert found is None or restore.document.revision > found.revision
+        assert restore.document.active_server == held.active_server, "a rotation by accident"
+        assert restore.document.active_since == held.active_since
+
+    def check_step(self, process: Process, step: Step) -> None:
+        """A step leaves a dead server while the store is away, for one that was not taken out."""
+        document = process.document
+        assert not process.store, "a step while the store is there"
+        assert document.paused is None, "a step while paused"
+        left = process.step.server if process.step else document.active_server
+        assert left in self.ill, f"{left} was left by a step though it was well"
+        record = document.record(step.server)
+        assert record.drained is None, "a step to a drained server"
+        assert not record.cooling(self.now), "a step to a cooling server"
+
     def check_choice(self, process: Process, swap: Swap) -> None:
         """No server in cool-down is chosen while an available one exists."""
         rotation, base = swap.rotation, process.document
@@ -248,4 +338,9 @@ class World:
                 assert not process.probes, "it probes without a pause"
                 self.execute(process)
                 self.answer(process)
-                self.load(process, self.document)
+                self.load(process, self.stored)
+
+
+def identity(document: Document | None) -> tuple[str, int] | None:
+    """What a swap compares."""
+    return None if document is None else (document.lineage, document.revision)

@@ -18,6 +18,8 @@ __all__ = [
     "NoteEvent",
     "Probe",
     "Refused",
+    "Restore",
+    "Step",
     "Swap",
 ]
 
@@ -34,6 +36,20 @@ class Swap:
     expected: int
     document: Document
     rotation: Rotation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """
+    Put ``document`` in the place of ``found``, with ``note`` in the history.
+
+    For a store that lost data. Answered as `Swap` is.
+    """
+
+    operation: str
+    found: Document | None
+    document: Document
+    note: Rotation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +84,35 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """
+    A provisional change of the active server, of this process alone; see `stepping`.
+
+    Attributes:
+        server: where everybody is sent.
+        since: when, in seconds since the epoch.
+        lineage, active_since: of the document whose active server was left.
+    """
+
+    server: str
+    since: float
+    lineage: str
+    active_since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
     """
     The document this process follows is now ``document``.
 
     ``rotation`` is there if its active server is another than before. It is None also when the
-    server was left and came back unseen: then only ``document.active_since`` has moved.
+    server was left and came back unseen: then only ``document.active_since`` has moved. With a
+    ``step``, everybody is sent to another server than the document's active one.
     """
 
     document: Document
     rotation: Rotation | None
+    step: Step | None = None
 
 
 class NoteEvent(StrEnum):
@@ -88,6 +123,10 @@ class NoteEvent(StrEnum):
     NO_SERVER = "No LiveKit server available"
     FAULT_WHILE_PAUSED = "Fault while paused"
     FOREIGN_WRITTEN_BACK = "Foreign rotation undone"
+    LISTS_DIFFER = "Processes have different lists of servers"
+    UNWITNESSED = "LiveKit server silent for this machine alone"
+    STEPPED = "Provisional step: the store is away and the active server down"
+    STEP_UNDONE = "Provisional step undone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,4 +137,4 @@ class Note:
     fields: Mapping[str, object]
 
 
-Action = Swap | Probe | Answered | Refused | Announce | Note
+Action = Swap | Restore | Probe | Answered | Refused | Announce | Note

@@ -24,7 +24,7 @@ from .faults import COOLS, KINDS
 from .health import cooled
 from .situation import FRESH, Situation
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "confirm_step", "decide"]
 
 _LONGEST_REASON: Final = 200
 
@@ -78,6 +78,8 @@ def _conditions(situation: Situation) -> list[Note]:
     ]
     if health.suspended:
         notes.append(_note(NoteEvent.ALL_SILENT, servers=len(situation.names)))
+    if situation.lists is not None and not (situation.agreed and situation.one_list):
+        notes.append(_note(NoteEvent.LISTS_DIFFER))
     return notes
 
 
@@ -116,11 +118,28 @@ def _leave_down(situation: Situation) -> Decision:
         return _NOTHING
     if situation.document.paused is not None:
         return _held_by_pause(situation)
+    if situation.unwitnessed(evidence):
+        return Decision(notes=(_note(NoteEvent.UNWITNESSED, server=situation.active),))
     reason = evidence.detail or f"probe {evidence.outcome.value}"
     decision = _leave(situation, last_resort, KINDS[evidence.outcome], reason)
     if decision.document is not None and situation.now - evidence.at > FRESH:
         return Decision(probe=(situation.active,))
     return decision
+
+
+def confirm_step(situation: Situation, to: str) -> Decision:
+    """
+    Make the rotation of a step to ``to``, of which the outlook is that it was right.
+
+    To ``to`` if that may be chosen, so that no room moves twice; else to whichever may.
+    """
+    evidence = situation.health.evidence(situation.active)
+    if evidence is None:
+        return _NOTHING
+    cause, reason = KINDS[evidence.outcome], evidence.detail or f"probe {evidence.outcome.value}"
+    if situation.candidate(to).choosable:
+        return _rotation(situation, to, cause, reason)
+    return _leave(situation, last_resort, cause, reason)
 
 
 def _leave_removed(situation: Situation) -> Decision:

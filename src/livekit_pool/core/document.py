@@ -21,6 +21,7 @@ __all__ = [
     "ServerRecord",
     "listed",
     "new_document",
+    "restored",
     "rotated",
     "written_back",
 ]
@@ -29,13 +30,14 @@ SCHEMA = 1
 
 
 class Cause(StrEnum):
-    """Why the active server changed, or why the document did (``created``)."""
+    """Why the active server changed, or why the document did (``created``, ``restored``)."""
 
     DOWN = "down"
     TIMEOUT = "timeout"
     MANUAL = "manual"
     REMOVED = "removed"
     FOREIGN = "foreign"
+    RESTORED = "restored"
     CREATED = "created"
 
 
@@ -80,8 +82,9 @@ class Rotation:
     A change of the active server.
 
     One with ``from_`` equal to ``to`` is a note in the history: a foreign rotation that was not
-    followed. ``reports`` counts the faults that this one rotation answered. ``window`` is the
-    time in seconds over which the processes spread the moves of their rooms.
+    followed, a document that was brought back. ``reports`` counts the faults that this one
+    rotation answered. ``window`` is the time in seconds over which the processes spread the
+    moves of their rooms.
     """
 
     revision: int
@@ -175,22 +178,24 @@ def new_document(
     now: float,
     active: str | None = None,
     reason: str = "pool created",
+    revision: int = 1,
 ) -> Document:
     """
-    Make the first document of a pool, at revision 1.
+    Make the first document of a pool.
 
     Args:
         lineage: a fresh random name.
         names: the servers, in order; at least one.
         actor: the process that makes it.
         active: the active server; the first one by default.
+        revision: above those of a history that is there already.
     """
     first = names[0] if active is None else active
     return Document(
         lineage=lineage,
-        revision=1,
+        revision=revision,
         active_server=first,
-        active_since=1,
+        active_since=revision,
         active_server_index=list(names).index(first),
         server_count=len(names),
         created_at=now,
@@ -286,6 +291,28 @@ def written_back(
         index_written=None,
     )
     return _positioned(changed, names), note
+
+
+def restored(
+    document: Document, *, above: int, reason: str, actor: str, now: float
+) -> tuple[Document, Rotation]:
+    """
+    Bring back ``document``, which the store lost, at a revision above its own and ``above``.
+
+    Returns:
+        the document, and the note for the history. The active server stays, and no fault
+        becomes late by it.
+    """
+    note = Rotation(
+        revision=max(document.revision, above) + 1,
+        from_=document.active_server,
+        to=document.active_server,
+        cause=Cause.RESTORED,
+        reason=reason,
+        actor=actor,
+        at=now,
+    )
+    return replace(document, revision=note.revision), note
 
 
 def listed(document: Document, names: Sequence[str]) -> Document | None:

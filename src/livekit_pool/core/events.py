@@ -22,6 +22,7 @@ __all__ = [
     "Probed",
     "RotateAsked",
     "RowsSeen",
+    "StoreSeen",
     "SwapAnswered",
     "SwapFailed",
     "Tick",
@@ -49,9 +50,13 @@ class FaultSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The document as the store has it now (after start, a watch notice, a lost swap)."""
+    """
+    The document as the store has it now (after start, a watch notice, a lost swap).
 
-    document: Document
+    It is None when the store has none.
+    """
+
+    document: Document | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +67,29 @@ class RowsSeen:
     Attributes:
         lists: names of the servers that each live process has, in its order.
         health: server -> up, as the process that probes on this machine sees it.
+        elsewhere: the same for each other machine on which a process lives: empty for one whose
+            process has not said anything yet.
         participants: connected through all live processes together.
+        agreed: whether all live processes have the same list, to the keys.
     """
 
     lists: tuple[tuple[str, ...], ...]
     health: Mapping[str, bool] = field(default_factory=dict)
+    elsewhere: tuple[Mapping[str, bool], ...] = ()
     participants: int = 0
+    agreed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSeen:
+    """
+    The store is away, or is back.
+
+    It is said to be back when the document and the process rows have been read again: `Loaded`
+    and `RowsSeen` come before it.
+    """
+
+    ok: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +156,24 @@ class RotateAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapAnswered:
-    """The store's answer to `Swap`: ``document`` is what the store holds now."""
+    """
+    The store's answer to `Swap` or `Restore`: ``document`` is what the store holds now.
+
+    It is None when the store has none any more.
+    """
 
     operation: str
     won: bool
-    document: Document
+    document: Document | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapFailed:
-    """The store did not answer `Swap`; the outcome may be unknown: a `Loaded` will follow."""
+    """
+    The store did not answer `Swap` or `Restore`.
+
+    The outcome may be unknown: a `Loaded` will follow.
+    """
 
     operation: str
 
@@ -156,6 +186,7 @@ class Tick:
 Event = (
     Loaded
     | RowsSeen
+    | StoreSeen
     | Probed
     | FaultSeen
     | JoinAnswered

@@ -202,6 +202,11 @@ class HealthBook:
             return False
         return sight.outcome is ProbeOutcome.PASSED if sight.heard is None else sight.heard
 
+    def looked_since(self, server: str, moment: float) -> bool:
+        """Whether this process itself observed ``server`` by a probe begun after ``moment``."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.outcome is not None and sight.began > moment
+
     def passed_since(self, server: str, moment: float) -> bool:
         """Whether what shows ``server`` up was seen after ``moment``, or heard well after it."""
         sight = self._sights.get(server)

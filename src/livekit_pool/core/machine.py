@@ -5,7 +5,9 @@ The machine is a pure function of the document, what this process observed, the 
 ``now`` (the store's time in seconds since the epoch). It writes nothing itself: it asks for a
 swap of the document from one revision to the next, one at a time, and decides anew on whatever
 document it then finds. People's requests come first (`requests`), then what the pool does of
-itself (`decisions`).
+itself (`decisions`). What the store lost is brought back before anything else (`agreement`);
+while the store is away nothing can be agreed on, and a dead server is left by a step
+(`stepping`).
 """
 
 from __future__ import annotations
@@ -15,8 +17,20 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, assert_never
 
-from .actions import Action, Announce, Answered, Note, NoteEvent, Probe, Refused, Swap
-from .decisions import decide
+from .actions import (
+    Action,
+    Announce,
+    Answered,
+    Note,
+    NoteEvent,
+    Probe,
+    Refused,
+    Restore,
+    Step,
+    Swap,
+)
+from .agreement import Finding, Losses
+from .decisions import Decision, decide
 from .document import Document, Rotation
 from .events import (
     Event,
@@ -28,6 +42,7 @@ from .events import (
     ProbeOutcome,
     RotateAsked,
     RowsSeen,
+    StoreSeen,
     SwapAnswered,
     SwapFailed,
     Tick,
@@ -36,6 +51,7 @@ from .faults import KINDS, PendingFaults, is_late
 from .health import Health, HealthBook, Settings
 from .requests import Asked, Done, Go, No, Wait, verdict
 from .situation import Situation
+from .stepping import Stepping
 
 __all__ = [
     "Action",
@@ -54,10 +70,13 @@ __all__ = [
     "ProbeOutcome",
     "Probed",
     "Refused",
+    "Restore",
     "Role",
     "RotateAsked",
     "RowsSeen",
     "Settings",
+    "Step",
+    "StoreSeen",
     "Swap",
     "SwapAnswered",
     "SwapFailed",
@@ -102,13 +121,15 @@ class PoolMachine:
         self._health = HealthBook(names, settings)
         self._faults = PendingFaults()
         self._early: list[FaultSeen] = []
-        self._lists: tuple[tuple[str, ...], ...] | None = None
-        self._participants = 0
+        self._rows: RowsSeen | None = None
+        self._stepping = Stepping()
+        self._announced_step: Step | None = None
+        self._losses = Losses()
         self._active_from = -math.inf
         self._foreign_from: float | None = None
         # What is asked for: by people, and of the store.
         self._asked: list[Asked] = []
-        self._swap: Swap | None = None
+        self._swap: Swap | Restore | None = None
         self._swap_for: Asked | None = None
         self._swap_unknown = False
 
@@ -117,6 +138,23 @@ class PoolMachine:
     def health(self, server: str) -> Health:
         """What is known of ``server``; nothing, if it is not of this pool."""
         return self._health.health(server)
+
+    @property
+    def step(self) -> Step | None:
+        """Where everybody is sent in place of an active server that died with the store away."""
+        return self._stepping.step
+
+    @property
+    def active_server(self) -> str:
+        """Where everybody is sent: the document's active server, or the step's. ``""`` at first."""
+        if self.document is None:
+            return ""
+        return self.document.active_server if self.step is None else self.step.server
+
+    @property
+    def wants_witness(self) -> bool:
+        """Whether a decision waits for what processes on other machines see."""
+        return any(event == NoteEvent.UNWITNESSED for event, _ in self._told)
 
     def available(self, server: str, now: float) -> bool:
         """Whether ``server`` is healthy, not in cool-down and not drained."""
@@ -141,7 +179,7 @@ class PoolMachine:
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
         document = self.document
-        if document is not None and document.active_server == server:
+        if document is not None and self.active_server == server:
             return Role.ACTIVE
         if document is not None and document.record(server).drained is not None:
             return Role.DRAINED
@@ -176,11 +214,10 @@ class PoolMachine:
 
     def _take_in(self, event: Event, now: float) -> None:
         match event:
-            case Loaded(document=document):
-                self._follow(document, now)
-                self._resolve_unknown()
-            case RowsSeen(lists=lists, health=health, participants=participants):
-                self._lists, self._participants = lists, participants
+            case Loaded() | StoreSeen() | SwapAnswered() | SwapFailed():
+                self._hear_of_store(event, now)
+            case RowsSeen(health=health):
+                self._rows = event
                 self._health.heard(health, now)
             case Probed():
                 self._observe(event, now)
@@ -191,15 +228,25 @@ class PoolMachine:
                     self._faults.join_answered()
             case RotateAsked():
                 self._ask(event, now)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+
+    def _hear_of_store(
+        self, event: Loaded | StoreSeen | SwapAnswered | SwapFailed, now: float
+    ) -> None:
+        match event:
+            case Loaded(document=document):
+                self._find(document, now)
+                self._resolve_unknown()
+            case StoreSeen(ok=ok):
+                self._stepping.store_seen(ok, now)
             case SwapAnswered():
                 self._swap_answered(event, now)
             case SwapFailed(operation=operation):
                 if self._swap is not None and self._swap.operation == operation:
                     self._swap_unknown = True
-            case Tick():
-                pass
-            case _:
-                assert_never(event)
 
     def _observe(self, event: Probed, now: float) -> None:
         self._health.probed(event, now)
@@ -250,12 +297,19 @@ class PoolMachine:
 
     # --- following the document ------------------------------------------------------------
 
+    def _find(self, found: Document | None, now: float) -> None:
+        """Take in what the store holds."""
+        if self.document is None:
+            finding = Finding.NEWER
+        else:
+            finding = self._losses.found(found, self.document)
+        if finding is Finding.NEWER and found is not None:
+            self._follow(found, now)
+        elif finding is Finding.FOREIGN:
+            self.document = found
+
     def _follow(self, document: Document, now: float) -> None:
         current = self.document
-        if current is not None and not _is_newer(document, current):
-            if _is_foreign_write(document, current):
-                self.document = document
-            return
         self.document = document
         early, self._early = self._early, []
         if current is None or current.lineage != document.lineage:
@@ -265,24 +319,31 @@ class PoolMachine:
             self._active_from = now
             if document.active_server in self.names:
                 self._probe(document.active_server)
-        self._actions.append(Announce(document=document, rotation=self._told_by(document, current)))
+        self._actions += self._stepping.follow(document)
+        self._announce(self._told_by(document, current))
         for fault in early:
             self._blame(fault, now)
+
+    def _announce(self, rotation: Rotation | None = None) -> None:
+        self._announced_step = self.step
+        if self.document is not None:
+            self._actions.append(
+                Announce(document=self.document, rotation=rotation, step=self.step)
+            )
 
     def _told_by(self, document: Document, current: Document | None) -> Rotation | None:
         """The rotation that ``document`` brings to who followed ``current``."""
         if current is None or current.active_server == document.active_server:
             return None
-        if self._swap is not None and self._swap.document == document:
+        if isinstance(self._swap, Swap) and self._swap.document == document:
             return self._swap.rotation
         return document.rotation(current.active_server)
 
     # --- the swap under way ----------------------------------------------------------------
 
     def _propose(self, document: Document, rotation: Rotation | None, asked: Asked | None) -> None:
-        self._operations += 1
         self._swap = Swap(
-            operation=f"{self._process}-{self._operations}",
+            operation=self._operation(),
             expected=document.revision - 1,
             document=document,
             rotation=rotation,
@@ -290,8 +351,22 @@ class PoolMachine:
         self._swap_for = asked
         self._actions.append(self._swap)
 
+    def _restore(self, held: Document, now: float) -> bool:
+        """Bring back what the store lost, if it is time for it."""
+        remedy = self._losses.remedy(held, actor=f"pool {self._process}", now=now)
+        if remedy is None:
+            return False
+        found, document, note = remedy
+        self._swap = Restore(operation=self._operation(), found=found, document=document, note=note)
+        self._actions.append(self._swap)
+        return True
+
+    def _operation(self) -> str:
+        self._operations += 1
+        return f"{self._process}-{self._operations}"
+
     def _swap_answered(self, event: SwapAnswered, now: float) -> None:
-        self._follow(event.document, now)
+        self._find(event.document, now)
         if self._swap is not None and self._swap.operation == event.operation:
             self._swap_ended(self._swap, won=event.won)
 
@@ -300,16 +375,16 @@ class PoolMachine:
         swap = self._swap
         if swap is None or not self._swap_unknown or self.document is None:
             return
-        rotation = swap.rotation
+        rotation = swap.rotation if isinstance(swap, Swap) else None
         applied = rotation is not None and _tells_of(self.document, rotation)
         self._swap_ended(swap, won=applied)
 
-    def _swap_ended(self, swap: Swap, *, won: bool) -> None:
+    def _swap_ended(self, swap: Swap | Restore, *, won: bool) -> None:
         asked = self._swap_for
         self._swap, self._swap_for, self._swap_unknown = None, None, False
         if asked is None:
             return
-        if won:
+        if won and isinstance(swap, Swap):
             self._answer(asked, swap.document.revision, swap.rotation)
         else:
             self._asked.insert(0, asked)  # the verdict on the new document decides
@@ -364,7 +439,15 @@ class PoolMachine:
     # --- decisions -------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        if self.document is None or self._swap is not None:
+        if self.document is None:
+            return
+        if self._stepping.away:
+            # What the store was asked for last may be done or not: its document will tell.
+            self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
+            return
+        if self._swap is not None:
+            return
+        if self._restore(self.document, now):
             return
         if self.document.foreign_index is None:
             self._foreign_from = None
@@ -373,12 +456,16 @@ class PoolMachine:
         situation = self._situation(self.document, now)
         if self._serve_requests(situation):
             return
-        decision = decide(situation)
+        self._carry_out(self._stepping.reconcile(situation) or decide(situation), now)
+
+    def _carry_out(self, decision: Decision, now: float) -> None:
         for server in decision.probe:
             self._probe(server)
         self._tell(decision.notes, now)
         if decision.document is not None:
             self._propose(decision.document, decision.rotation, None)
+        if self.step is not self._announced_step:
+            self._announce()
 
     def _situation(self, document: Document, now: float) -> Situation:
         return Situation(
@@ -388,8 +475,10 @@ class PoolMachine:
             document=document,
             health=self._health,
             faults=self._faults,
-            lists=self._lists,
-            participants=self._participants,
+            lists=None if self._rows is None else self._rows.lists,
+            elsewhere=() if self._rows is None else self._rows.elsewhere,
+            agreed=self._rows is None or self._rows.agreed,
+            participants=0 if self._rows is None else self._rows.participants,
             active_from=self._active_from,
             foreign_from=self._foreign_from,
             now=now,
@@ -404,17 +493,6 @@ class PoolMachine:
         true = {(note.event, note.fields.get("server")): note for note in notes}
         self._actions += [note for key, note in true.items() if key not in self._told]
         self._told = {key: self._told.get(key, now) for key in true}
-
-
-def _is_newer(document: Document, current: Document) -> bool:
-    # Revisions of two lineages have nothing to do with each other: the store's is the one.
-    return document.lineage != current.lineage or document.revision > current.revision
-
-
-def _is_foreign_write(document: Document, current: Document) -> bool:
-    # A foreign client knows no revision: its write leaves it as it was.
-    same = (document.lineage, document.revision) == (current.lineage, current.revision)
-    return same and document.foreign_index is not None
 
 
 def _has_same_active(document: Document, current: Document) -> bool:

@@ -4,12 +4,13 @@ Situation: everything a decision depends on, at one moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from .choice import Candidate, in_turn
 from .document import Document
+from .events import ProbeOutcome
 from .faults import COOLS, PendingFaults
 from .health import Evidence, HealthBook, Settings
 
@@ -31,7 +32,9 @@ class Situation:
         names: this process's servers, in its order.
         actor: this process, as the history names it.
         lists: the live processes' lists of servers; None until they were read.
+        elsewhere: server -> up, as each other machine on which a process lives sees it.
         participants: connected through all live processes together.
+        agreed: whether all live processes have the same list, to the keys.
         faults: the pending ones against the active server.
         active_from: when this process learned that the active server is active. A probe that
             began before is no evidence against it: it may have been left and be active again.
@@ -46,6 +49,8 @@ class Situation:
     faults: PendingFaults
     lists: tuple[tuple[str, ...], ...] | None
     participants: int
+    elsewhere: tuple[Mapping[str, bool], ...] = ()
+    agreed: bool = True
     active_from: float
     foreign_from: float | None
     now: float
@@ -87,6 +92,19 @@ class Situation:
         if evidence is None or evidence.began < self.active_from:
             return None
         return evidence
+
+    def unwitnessed(self, evidence: Evidence) -> bool:
+        """
+        Whether ``evidence`` against the active server lacks a second witness.
+
+        A refusal comes from the server's side. Silence may be this machine's own network: where
+        processes live on other machines, one of those must see the server down too.
+        """
+        return (
+            evidence.outcome is ProbeOutcome.SILENT
+            and bool(self.elsewhere)
+            and not any(seen.get(self.active) is False for seen in self.elsewhere)
+        )
 
     def window(self, participants: int = 0) -> float:
         """Seconds over which to spread the moves of so many participants (0: of all)."""

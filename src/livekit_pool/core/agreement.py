@@ -1,0 +1,127 @@
+"""
+Agreement: whether the document that a process holds or the one found in the store stands.
+
+Revisions only grow, so a store that holds an older document than a process does, or none, has
+lost data; whoever notices brings back what it holds. Of two lineages the older one stands: the
+younger was begun by somebody who found nothing. That is the same answer for every process,
+whatever each of them holds, so that they come to agree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final
+
+from .document import Document, Rotation, restored
+
+__all__ = ["Finding", "Losses", "compare"]
+
+_MENDING_PAUSE: Final = 10.0
+"""Seconds between two repairs of what somebody wrote over a document."""
+
+# Whether the store held nothing, and whether what it held is brought back itself.
+_REASONS: Final = {
+    (True, False): "the store had lost the document",
+    (False, False): "the store held an older document, or an edited one",
+    (False, True): "the store held an older lineage's document at a lower revision",
+}
+
+
+class Finding(Enum):
+    """What a document found in the store is to a process that holds one."""
+
+    SAME = auto()
+    NEWER = auto()  # to be followed
+    FOREIGN = auto()  # the same, over which a foreign client has written
+    OVERWRITTEN = auto()  # another of the same revision: somebody edited it
+    OLDER = auto()  # or none at all: the store lost data
+    LOWER = auto()  # of a lineage that stands, but of a revision that would be a step back
+
+
+def compare(found: Document | None, held: Document) -> Finding:
+    """Say what ``found`` is to a process that holds ``held``."""
+    if found is None:
+        return Finding.OLDER
+    if found.lineage != held.lineage:
+        if _age(found) > _age(held):
+            return Finding.OLDER
+        return Finding.NEWER if found.revision > held.revision else Finding.LOWER
+    if found.revision != held.revision:
+        return Finding.NEWER if found.revision > held.revision else Finding.OLDER
+    if found.foreign_index is not None:
+        return Finding.FOREIGN
+    return Finding.SAME if _matter(found) == _matter(held) else Finding.OVERWRITTEN
+
+
+class Losses:
+    """What the store holds in place of what it should hold, if this process knows better."""
+
+    def __init__(self) -> None:
+        self._lost: tuple[Document | None, Document] | None = None
+        self._mend_at = -math.inf
+
+    def found(self, found: Document | None, held: Document) -> Finding:
+        """Take in what the store holds now; returns what it is."""
+        finding = compare(found, held)
+        if finding in (Finding.OLDER, Finding.OVERWRITTEN):
+            self._lost = (found, held)
+        elif finding is Finding.LOWER and found is not None:
+            self._lost = (found, found)
+        else:
+            self._lost = None
+        return finding
+
+    def remedy(
+        self, held: Document, *, actor: str, now: float
+    ) -> tuple[Document | None, Document, Rotation] | None:
+        """
+        What is to be written: in the place of what, the document, and the note for the history.
+
+        None if nothing is, or not yet: were this process unable to read what it writes, mending
+        would go on without end, so an edited document is not mended at once again.
+        """
+        if self._lost is None:
+            return None
+        found, content = self._lost
+        if compare(found, held) is Finding.OVERWRITTEN:
+            if now < self._mend_at:
+                return None
+            self._mend_at = now + _MENDING_PAUSE
+        self._lost = None
+        document, note = restored(
+            content,
+            above=max(held.revision, 0 if found is None else found.revision),
+            reason=_REASONS[found is None, found is content],
+            actor=actor,
+            now=now,
+        )
+        return found, document, note
+
+
+def _age(document: Document) -> tuple[float, str]:
+    # To the millisecond: stores keep moments with different precision.
+    return round(document.created_at, 3), document.lineage
+
+
+def _matter(document: Document) -> object:
+    """What decides anything, in a form in which every store gives it back alike."""
+    records = {}
+    for name, record in document.servers.items():
+        until = record.cool_down_until
+        drained = record.drained
+        records[name] = (
+            None if until is None else round(until, 3),
+            record.cool_down_cause,
+            record.failures,
+            None if drained is None else replace(drained, since=round(drained.since, 3)),
+        )
+    paused = document.paused
+    return (
+        document.active_server,
+        document.active_since,
+        document.own_index,
+        None if paused is None else replace(paused, since=round(paused.since, 3)),
+        records,
+    )
