@@ -9,13 +9,12 @@ from typing import cast
 
 import pytest
 
-from livekit_pool import driver as driver_module
 from livekit_pool import observe
 from livekit_pool.core.actions import Announce
 from livekit_pool.core.document import Document, Rotation
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.core.health import Settings
-from livekit_pool.driver import Driver
+from livekit_pool.driver import Driver, loop, tasks
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
 from livekit_pool.stores.memory import MemoryStore
@@ -77,6 +76,10 @@ class Store(MemoryStore):
         self.errors: dict[str, list[Exception]] = {}
         super().__init__("memory://", clock=lambda: self.clock)
 
+    @property
+    def heartbeat(self) -> float:
+        return 0.02
+
     def _fail(self, method: str) -> None:
         if errors := self.errors.get(method):
             raise errors.pop()
@@ -99,8 +102,8 @@ class Store(MemoryStore):
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "AGAIN", 0.01)
-    monkeypatch.setattr(driver_module, "BEAT", 0.02)
+    monkeypatch.setattr(tasks, "AGAIN", 0.01)
+    monkeypatch.setattr(loop, "HEARTBEAT", 0.02)
 
 
 @contextlib.asynccontextmanager

@@ -15,10 +15,12 @@ from typing import Final
 __all__ = [
     "HEALTH",
     "READY",
+    "RESTORED",
     "ROTATED",
     "STALLED",
     "STORE_AWAY",
     "STORE_BACK",
+    "STORE_CORRUPT",
     "TASK_FAILED",
     "UPSTREAM_REFUSED",
     "configure",
@@ -31,6 +33,8 @@ READY: Final = "Pool ready"
 STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
+STORE_CORRUPT: Final = "Store holds what is not this pool's"
+RESTORED: Final = "Lost document restored"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
 

@@ -178,6 +178,14 @@ class Store(Protocol):
         """Whether several processes can share it (False for ``memory://``)."""
 
     @property
+    def remote(self) -> bool:
+        """
+        Whether it is a service of its own, which may lose its data while this process lives.
+
+        Then a process that finds no document waits for those that may hold one.
+        """
+
+    @property
     def keeps_placements(self) -> bool:
         """
         Whether placements are shared by all processes of the pool.

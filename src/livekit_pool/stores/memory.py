@@ -100,6 +100,11 @@ class MemoryStore:
         return False
 
     @property
+    def remote(self) -> bool:
+        """Always False."""
+        return False
+
+    @property
     def keeps_placements(self) -> bool:
         """Always True: there is one process, and it has them all."""
         return True

@@ -98,6 +98,11 @@ class SqliteStore:
         return True
 
     @property
+    def remote(self) -> bool:
+        """Always False."""
+        return False
+
+    @property
     def keeps_placements(self) -> bool:
         """Always True."""
         return True

@@ -15,44 +15,66 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Final, Self, TypeVar
 
-from . import observe
-from .core.actions import Action, Announce, Answered, Note, Probe, Refused, Swap
-from .core.document import Cause, Document, Rotation, new_document
-from .core.events import (
+from .. import observe
+from ..core.actions import (
+    Action,
+    Announce,
+    Answered,
+    Note,
+    Probe,
+    Refused,
+    Restore,
+    Step,
+    Swap,
+)
+from ..core.agreement import Finding, compare
+from ..core.document import Cause, Document, Rotation, new_document
+from ..core.events import (
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
     Loaded,
-    Probed,
-    ProbeOutcome,
     RotateAsked,
-    RowsSeen,
+    StoreSeen,
     SwapAnswered,
     SwapFailed,
     Tick,
 )
-from .core.health import Health, Settings
-from .core.machine import PoolMachine
-from .exceptions import (
+from ..core.health import Health, Settings
+from ..core.machine import PoolMachine
+from ..exceptions import (
     NoAnswer,
     NoServer,
     PoolError,
     RevisionConflict,
     RotationRefused,
     ServerNotEligible,
+    StoreCorrupt,
     StoreError,
     StoreOutcomeUnknown,
     StoreUnavailable,
     UnknownServer,
 )
-from .servers import Server, fingerprint
-from .stores.base import Changed, Moved, Placement, ProcessRow, Store, SwapOutcome
-from .stores.base import Loaded as StoreLoaded
-from .upstream.probe import Prober, ProbeResult
+from ..servers import Server, fingerprint
+from ..stores.base import (
+    HEARTBEAT,
+    Changed,
+    Ledger,
+    Moved,
+    Placement,
+    ProcessRow,
+    Store,
+    SwapOutcome,
+    Swapped,
+)
+from ..stores.base import Loaded as StoreLoaded
+from ..upstream.probe import Prober, ProbeResult
+from .neighbours import seen_in
+from .probing import Probing
+from .tasks import Tasks
 
 __all__ = ["Driver"]
 
@@ -61,23 +83,23 @@ _News = TypeVar("_News")
 STALL: Final = 2.0
 """Seconds after which a silent loop no longer trusts what it remembers."""
 
-BEAT: Final = 2.0
-"""Seconds between heartbeats of this process's row."""
-
 TICK: Final = 0.25
 """Seconds between ticks of the machine."""
 
 NEWBORN_WAIT: Final = 3.0
-"""Seconds to wait, after finding no document though others live, before making one."""
+"""Seconds to wait, after finding no document where one may be lost, before making one."""
 
-SLOWEST_PROBE: Final = 5.0
-"""Longest pause in seconds between two probes of a server that is down."""
-
-AGAIN: Final = 1.0
-"""Seconds after which work that failed unexpectedly begins again."""
+PATIENCE: Final = 8.0
+"""Seconds after which a call of the store is given up, whatever the store says of itself."""
 
 FARTHEST: Final = 86_400.0
 """Seconds by which a last rotation may lie ahead of the store's clock, and be believed."""
+
+COPY: Final = 60.0
+"""Seconds between two readings of the ledger, which this process keeps in case it is lost."""
+
+REMEMBERED: Final = 50
+"""Rotations of the history that this process keeps in case they are lost."""
 
 _REFUSALS: Final = {error.code: error for error in (RevisionConflict, NoServer, ServerNotEligible)}
 _OTHER_ERRORS: Final = {
@@ -92,7 +114,7 @@ class Driver:
     Attributes:
         process: this process's identity in the store, unique for its life.
         servers: the servers by name, in the list's order.
-        last_probe: the newest probe of each server, as this process made it.
+        rows: the living processes' rows, as they were read last.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -111,108 +133,124 @@ class Driver:
         """``may_probe`` says whether this process is the one that probes on its machine."""
         self.process: Final = secrets.token_hex(8)
         self.servers: Final[Mapping[str, Server]] = {server.name: server for server in servers}
-        self.last_probe: dict[str, ProbeResult] = {}
         self.stale = False
         self.store: Final = store
-        self.probing = False
+        self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.machine: Final = PoolMachine(tuple(self.servers), settings, self.process)
+        self._tasks = Tasks()
         self._prober = prober
+        self._probing = Probing(
+            self.servers,
+            prober,
+            self,
+            self._tasks,
+            interval=probe_interval,
+            signed_interval=signed_interval,
+            health=self.machine.health,
+            may_lead=may_probe,
+            # By rows that come seldom, or not at all, nobody hears of a dead server in time.
+            deaf=lambda: not self._store_ok or self.store.heartbeat > HEARTBEAT,
+        )
         self._host = host
         self._fingerprint = fingerprint(servers)
-        self._probe_interval = probe_interval
-        self._signed_interval = signed_interval
         self._rise = settings.rise
-        self._may_probe = may_probe
         self._listeners: list[Callable[[Announce], None]] = []
         self._health_listeners: list[Callable[[str], None]] = []
+        self._store_listeners: list[Callable[[bool], None]] = []
         self._moved: Callable[[Placement | None], None] = lambda placement: None
         self._join_faults: set[str] = set()  # servers with faults that a good join forgives
         self._inbox: deque[Event] = deque()
         self._draining = False
         self._requests: dict[str, asyncio.Future[Rotation | None]] = {}
         self._counter = 0
-        self._passed: dict[str, float] = {}  # server -> when its last passed probe began
-        self._probes: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.time()
         self._base = -math.inf  # until the store has told its time
         self._last_tick = time.monotonic()
         self._store_ok = True
+        self._store_detail = ""
+        self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         self._loading: asyncio.Task[Document] | None = None
+        # What is brought back with a document that the store lost.
+        self._remembered: deque[Rotation] = deque(maxlen=REMEMBERED)
+        self._ledger: Ledger = {}
 
     # -- life --
 
     async def __aenter__(self) -> Self:
-        """Read or make the document, then start following it. Raises `StoreError`."""
-        await self._begin()
-        for work in (self._ticks, self._watch, self._beats, self._clean):
+        """
+        Read or make the document, then start following it.
+
+        Where the store does not answer, this process starts without a document, and reads it as
+        soon as it can.
+
+        Raises:
+            StoreCorrupt: what the store holds is not a pool's document.
+        """
+        self._last_tick = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._begin()
+        except (StoreUnavailable, StoreOutcomeUnknown, TimeoutError) as error:
+            self._base = time.time() - time.monotonic()
+            self._store_failed(error)
+        for work in (self._ticks, self._watch, self._beats, self._clean, self._keep_copies):
             self.keep(work)
-        for name in self.servers:
-            self.keep(partial(self._watch_over, name))
+        self._probing.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        ending = [*self._tasks, *([self._loading] if self._loading else [])]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await self._tasks.end()
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
         for request in self._requests.values():
             if not request.done():
                 request.set_exception(NoAnswer("the pool is stopping"))
-        with contextlib.suppress(StoreError):
-            await self.store.leave(self.process)
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self.store.leave(self.process)
 
     async def _begin(self) -> None:
-        self._last_tick = time.monotonic()
+        """Find the document, or make the first one."""
         loaded = await self.store.load()
         self._sync(loaded)
         await self.store.beat(self._row())
-        if loaded.document is None:
-            rows = await self.store.rows()
-            if any(row.started < self._started - NEWBORN_WAIT for row in rows):
-                # An older process may hold a document that the store lost: it comes first.
-                await asyncio.sleep(NEWBORN_WAIT)
-                loaded = await self.store.load()
         document = loaded.document
+        if document is None and (self.store.remote or await self._others_are_older()):
+            # Who holds a document that the store lost comes first.
+            await asyncio.sleep(NEWBORN_WAIT)
+            document = (await self.store.load()).document
         if document is None:
-            first = new_document(
-                lineage=secrets.token_hex(8),
-                names=tuple(self.servers),
-                actor=self.process,
-                now=self.now(),
-            )
-            swapped = await self.store.create(first, f"{self.process}-create")
-            document = swapped.document or first
+            document = await self._make_document()
+        self._remembered.extend(reversed(await self.store.history(REMEMBERED)))
         await self._read_rows()
         self.feed(Loaded(document=document))
 
+    async def _others_are_older(self) -> bool:
+        return any(row.started < self._started - NEWBORN_WAIT for row in await self.store.rows())
+
+    async def _make_document(self) -> Document:
+        history = await self.store.history(1)  # of a document that is gone for good
+        first = new_document(
+            lineage=secrets.token_hex(8),
+            names=tuple(self.servers),
+            actor=self.process,
+            now=self.now(),
+            revision=history[0].revision + 1 if history else 1,
+        )
+        swapped = await self.store.create(first, f"{self.process}-create")
+        return swapped.document or first
+
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run ``work`` as long as the driver runs; its failure is logged, never lost."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
+        return self._tasks.spawn(work)
 
     def keep(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run ``work`` as long as the driver runs; when it fails, log it and begin again."""
-        self.spawn(self._again_and_again(work))
-
-    async def _again_and_again(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Exception as error:  # the outermost frame of the work
-                name = getattr(getattr(work, "func", work), "__name__", "")
-                observe.failure(observe.TASK_FAILED, error, task=name.strip("_"))
-            await asyncio.sleep(AGAIN)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            observe.failure(observe.TASK_FAILED, error, task=task.get_name())
+        self._tasks.keep(work)
 
     # -- what others ask --
 
@@ -225,9 +263,34 @@ class Driver:
         return document
 
     @property
+    def step(self) -> Step | None:
+        """Where everybody is sent while the store is away and the active server is dead."""
+        return self.machine.step
+
+    @property
+    def active_server(self) -> str:
+        """Where everybody is sent now. `NoAnswer` before there is a document."""
+        return self.document.active_server if self.step is None else self.step.server
+
+    @property
     def store_ok(self) -> bool:
-        """Whether the store answered when it was last asked."""
+        """Whether the store answers, and what it holds has been read since it does."""
         return self._store_ok
+
+    @property
+    def store_detail(self) -> str:
+        """One sentence about what is wrong with the store; empty while nothing is."""
+        return "" if self._store_ok else self._store_detail
+
+    @property
+    def last_probe(self) -> Mapping[str, ProbeResult]:
+        """The newest probe of each server, as this process made it."""
+        return self._probing.last
+
+    @property
+    def probing(self) -> bool:
+        """Whether this process is the one that probes for its machine."""
+        return self._probing.leads
 
     def now(self) -> float:
         """The store's time, seconds since the epoch; runs on the monotonic clock between reads."""
@@ -241,9 +304,14 @@ class Driver:
         """
         The document, read again if this loop stalled or if ``revision`` is newer than ours.
 
+        While the store is known to be away, the newest document that was read is the answer.
+
         Raises:
+            NoAnswer: there is none.
             StoreError: it had to be read, and the store did not answer.
         """
+        if self.machine.document is not None and not self._store_ok:
+            return self.document
         if self.stalled() or self.machine.document is None or self.document.revision < revision:
             return await self.reload()
         return self.document
@@ -269,6 +337,10 @@ class Driver:
         """Call ``listener`` with a server's name each time its health changed for this process."""
         self._health_listeners.append(listener)
 
+    def listen_store(self, listener: Callable[[bool], None]) -> None:
+        """Call ``listener`` with False when the store goes away, with True when it is back."""
+        self._store_listeners.append(listener)
+
     def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
         """Call ``listener`` with each placement that moved; with None after a gap."""
         self._moved = listener
@@ -279,7 +351,21 @@ class Driver:
 
     def answered_since(self, server: str, moment: float) -> bool:
         """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
-        return self._passed.get(server, 0.0) >= moment
+        return self._probing.answered_since(server, moment)
+
+    def probe(self, server: str) -> asyncio.Task[None]:
+        """Probe ``server`` at once, unless a probe of it is under way."""
+        return self._probing.probe(server)
+
+    async def which_have(self, room: str) -> list[str]:
+        """Names of the servers, not seen down, that have ``room`` now; in the list's order."""
+        asked = [
+            server
+            for name, server in self.servers.items()
+            if self.machine.health(name) is not Health.DOWN
+        ]
+        found = await asyncio.gather(*(self._prober.room_exists(server, room) for server in asked))
+        return [server.name for server, has in zip(asked, found, strict=True) if has]
 
     def fault(
         self,
@@ -399,8 +485,8 @@ class Driver:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Swap():
-                self.spawn(self._swap(action))
+            case Swap() | Restore():
+                self.spawn(self._write(action))
             case Probe(server=server):
                 self.probe(server)
             case Answered(request=request, rotation=rotation):
@@ -409,34 +495,53 @@ class Driver:
             case Refused(request=request, code=code, message=message, revision=revision):
                 if (answer := self._requests.get(request)) and not answer.done():
                     answer.set_exception(_refusal(code, message, revision))
-            case Announce():
+            case Announce(rotation=rotation):
+                if rotation is not None:
+                    self._remembered.append(rotation)
                 for listener in list(self._listeners):
                     self._tell(listener, action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
 
-    async def _swap(self, swap: Swap) -> None:
+    async def _write(self, action: Swap | Restore) -> None:
         try:
-            async with asyncio.timeout(8):
-                swapped = await self.store.swap(
-                    swap.expected, swap.document, swap.operation, swap.rotation
-                )
+            async with asyncio.timeout(PATIENCE):
+                swapped = await self._ask_to_write(action)
         except Exception as error:  # the outermost frame: the machine waits for an answer
             if not isinstance(error, StoreError | TimeoutError):
                 observe.failure(observe.TASK_FAILED, error, task="swap")
-            self._store_answered(False)
-            self.feed(SwapFailed(operation=swap.operation))
-            with contextlib.suppress(StoreError):
-                await self.reload()
-            return
-        self._store_answered(True)
-        if swapped.document is None:
-            self.feed(SwapFailed(operation=swap.operation))
+            self._store_failed(error)
+            self.feed(SwapFailed(operation=action.operation))
+            self.store_answered()  # it may: reading it tells what became of the change
             return
         won = swapped.outcome is SwapOutcome.WON
-        if won and (rotation := swap.rotation) is not None:
+        if won:
+            self._say_written(action)
+        if won and isinstance(action, Restore):
+            self._remembered.append(action.note)
+            self.spawn(self._restore_ledger())
+        self.feed(SwapAnswered(operation=action.operation, won=won, document=swapped.document))
+
+    async def _ask_to_write(self, action: Swap | Restore) -> Swapped:
+        if isinstance(action, Swap):
+            return await self.store.swap(
+                action.expected, action.document, action.operation, action.rotation
+            )
+        known = [r for r in self._remembered if r.revision < action.document.revision]
+        return await self.store.restore(
+            action.found, action.document, action.operation, (*known, action.note)
+        )
+
+    async def _restore_ledger(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self.store.count(self._ledger)
+
+    def _say_written(self, action: Swap | Restore) -> None:
+        rotation = action.rotation if isinstance(action, Swap) else action.note
+        if rotation is not None:
             observe.event(
-                observe.ROTATED,
+                observe.ROTATED if isinstance(action, Swap) else observe.RESTORED,
+                logging.INFO if isinstance(action, Swap) else logging.WARNING,
                 from_=rotation.from_,
                 to=rotation.to,
                 cause=rotation.cause.value,
@@ -445,27 +550,34 @@ class Driver:
                 revision=rotation.revision,
                 reports=rotation.reports,
             )
-        self.feed(SwapAnswered(operation=swap.operation, won=won, document=swapped.document))
 
     # -- following the store --
 
     async def _load(self) -> Document:
+        before = self.machine.document
         try:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(PATIENCE):
                 loaded = await self.store.load()
-        except TimeoutError:
-            self._store_answered(False)
+        except TimeoutError as error:
+            self._store_failed(error)
             raise StoreUnavailable("the store did not answer in time") from None
-        except StoreError:
-            self._store_answered(False)
+        except StoreError as error:
+            self._store_failed(error)
             raise
-        self._store_answered(True)
+        self.store_answered()
         self._sync(loaded)
         self._last_tick = time.monotonic()
         self.stale = False
-        if loaded.document is not None:
+        if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
         return self.document
+
+    def _outrun(self, found: Document | None, before: Document | None) -> bool:
+        """Whether news came while ``found`` was read, to which it only seems a step back."""
+        held = self.machine.document
+        if held is None or held is before or compare(found, held) is not Finding.OLDER:
+            return False
+        return before is None or compare(found, before) is not Finding.OLDER
 
     def _sync(self, loaded: StoreLoaded) -> None:
         """
@@ -479,14 +591,50 @@ class Driver:
             now = document.last_rotation
         self._base = max(self._base, now - time.monotonic())
 
-    def _store_answered(self, ok: bool) -> None:
-        if ok is not self._store_ok:
-            self._store_ok = ok
-            observe.event(
-                observe.STORE_BACK if ok else observe.STORE_AWAY,
-                logging.WARNING,
-                store=self.store.url,
-            )
+    def store_answered(self) -> None:
+        """The store answered: if it was away, it is read again before it counts as back."""
+        if not self._store_ok and (self._return is None or self._return.done()):
+            self._return = self.spawn(self._come_back())
+
+    def store_failed(self, error: StoreError) -> None:
+        """The store did not answer: from now on this process goes by what it knows."""
+        self._store_failed(error)
+
+    def _store_failed(self, error: Exception) -> None:
+        self._store_detail = str(error) if isinstance(error, StoreError) else "no answer in time"
+        if not self._store_ok:
+            return
+        self._store_ok = False
+        event = observe.STORE_CORRUPT if isinstance(error, StoreCorrupt) else observe.STORE_AWAY
+        observe.event(event, logging.WARNING, store=self.store.url, detail=self._store_detail)
+        self.feed(StoreSeen(ok=False))
+        for listener in self._store_listeners:
+            self._tell(listener, False)
+
+    async def _come_back(self) -> None:
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                if self.machine.document is None:
+                    await self._begin()
+                else:
+                    await self._read_again()
+        except (StoreError, TimeoutError) as error:
+            self._store_failed(error)
+            return
+        self._store_ok = True
+        observe.event(observe.STORE_BACK, logging.WARNING, store=self.store.url)
+        self.feed(StoreSeen(ok=True))
+        for listener in self._store_listeners:
+            self._tell(listener, True)
+
+    async def _read_again(self) -> None:
+        before = self.machine.document
+        loaded = await self.store.load()
+        self._sync(loaded)
+        if not self._outrun(loaded.document, before):
+            self.feed(Loaded(document=loaded.document))
+        await self.store.beat(self._row())
+        await self._read_rows()
 
     async def _watch(self) -> None:
         while True:
@@ -495,16 +643,16 @@ class Driver:
                     try:
                         match notice:
                             case Changed(revision=revision):
-                                if revision > self.document.revision:
+                                held = self.machine.document
+                                if held is None or revision > held.revision:
                                     await self.reload()
                             case Moved(placement=placement):
                                 self._tell(self._moved, placement)
                             case _:
                                 await self.reload()
                                 self._tell(self._moved, None)
-                    except StoreError:
+                    except PoolError:
                         continue
-            self._store_answered(False)
             await asyncio.sleep(0.5)
 
     async def _ticks(self) -> None:
@@ -541,35 +689,29 @@ class Driver:
     async def _beats(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(8):
+                async with asyncio.timeout(PATIENCE):
                     await self.store.beat(self._row())
                     await self._read_rows()
-                self._store_answered(True)
-            except (StoreError, TimeoutError):
-                self._store_answered(False)
+                self.store_answered()
+            except (StoreError, TimeoutError) as error:
+                self._store_failed(error)
             self._news.clear()
+            urgent = not self._store_ok or self.machine.wants_witness
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT):
+                async with asyncio.timeout(HEARTBEAT if urgent else self.store.heartbeat):
                     await self._news.wait()
 
     async def _read_rows(self) -> int:
-        rows = await self.store.rows()
-        health: dict[str, bool] = {}
-        for row in rows:
-            if row.probing and row.host == self._host and row.process != self.process:
-                for name, seen in row.health.items():
-                    if (value := seen.get("health")) in ("up", "down"):
-                        health[name] = value == "up"
-        lists = tuple(row.names for row in rows) or (tuple(self.servers),)
-        participants = sum(sum(row.sessions.values()) for row in rows)
-        self.feed(RowsSeen(lists=lists, health=health, participants=participants))
-        return participants
+        self.rows = await self.store.rows()
+        seen = seen_in(self.rows, self._row())
+        self.feed(seen)
+        return seen.participants
 
     async def _clean(self) -> None:
         """Let placements lapse that nobody renewed for a minute, once their server has no room."""
         while True:
             await asyncio.sleep(15)
-            if not self.probing:
+            if not self.probing or not self._store_ok:
                 continue
             with contextlib.suppress(StoreError):
                 for placement in await self.store.lapsing(60.0):
@@ -578,64 +720,23 @@ class Driver:
                     if exists is False or server is None:
                         await self.store.lapse(placement, 60.0)
 
-    # -- probing --
-
-    def probe(self, server: str) -> asyncio.Task[None]:
-        """Probe ``server`` at once, unless a probe of it is under way."""
-        task = self._probes.get(server)
-        if task is None or task.done():
-            task = self._probes[server] = self.spawn(self._probe(server, signed=False))
-        return task
-
-    async def _probe(self, server: str, *, signed: bool) -> None:
-        target = self.servers.get(server)
-        if target is None:
-            return
-        began, began_at = time.monotonic(), self.now()
-        ask = self._prober.probe_signed if signed else self._prober.probe
-        result = await ask(target)
-        self.last_probe[server] = result
-        if result.outcome is ProbeOutcome.PASSED:
-            self._passed[server] = began
-        self.feed(
-            Probed(
-                server=server,
-                outcome=result.outcome,
-                stalled=result.stalled or self.stalled(),
-                detail=result.detail,
-                began=began_at,
-                signed=signed,
-            )
-        )
-
-    async def _watch_over(self, server: str) -> None:
-        """Probe ``server`` again and again while this is the probing process of its machine."""
-        failures, next_signed = 0, 0.0
+    async def _keep_copies(self) -> None:
+        """Read what only the store has, so that it can be brought back if the store loses it."""
         while True:
-            self.probing = self._may_probe()
-            if not self.probing:
-                if self.machine.health(server) is Health.DOWN:
-                    # Who saw it down must see for itself when it is back.
-                    await asyncio.shield(self.probe(server))
-                await asyncio.sleep(self._probe_interval / 2)
-                continue
-            began = time.monotonic()
-            await asyncio.shield(self.probe(server))
-            passed = self.last_probe[server].outcome is ProbeOutcome.PASSED
-            if passed and time.monotonic() >= next_signed:
-                await self._probe(server, signed=True)
-                next_signed = time.monotonic() + self._signed_interval
-            failures = 0 if passed else failures + 1
-            await asyncio.sleep(self._pause(server, passed, failures, time.monotonic() - began))
+            with contextlib.suppress(StoreError):
+                if self._store_ok:
+                    self._ledger = _merged(self._ledger, await self.store.ledger())
+            await asyncio.sleep(max(COPY, self.store.heartbeat))
 
-    def _pause(self, server: str, passed: bool, failures: int, took: float) -> float:
-        if self.machine.health(server) is Health.DOWN:
-            if passed:  # on its way back: the next probe decides
-                return self._probe_interval / 2
-            return float(min(self._probe_interval * 2 ** min(failures // 3, 8), SLOWEST_PROBE))
-        if not passed:  # its next failures decide whether it is down: do not wait for them
-            return max(0.0, self._probe_interval / 2 - took)
-        return float(max(0.05, self._probe_interval - took))
+
+def _merged(one: Ledger, other: Ledger) -> Ledger:
+    """The higher one of each two sums."""
+    merged = {writer: dict(sums) for writer, sums in one.items()}
+    for writer, sums in other.items():
+        kept = merged.setdefault(writer, {})
+        for key, total in sums.items():
+            kept[key] = max(total, kept.get(key, 0))
+    return merged
 
 
 def _refusal(code: str, message: str, revision: int) -> PoolError:

@@ -1,0 +1,43 @@
+"""
+Neighbours: what the other processes of the pool have and see, by their rows in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..core.events import RowsSeen
+from ..stores.base import ProcessRow
+
+__all__ = ["seen_in"]
+
+
+def seen_in(rows: Sequence[ProcessRow], own: ProcessRow) -> RowsSeen:
+    """
+    What the living processes' ``rows`` say to the process of the row ``own``.
+
+    Its own row counts as it is now, and whether or not the store has it yet.
+    """
+    others = [row for row in rows if row.process != own.process]
+    everybody = [*others, own]
+    here: dict[str, bool] = {}
+    elsewhere: dict[str, dict[str, bool]] = {}
+    for row in others:
+        seen = elsewhere.setdefault(row.host, {}) if row.host != own.host else here
+        if row.probing:
+            seen.update(_sight(row))
+    return RowsSeen(
+        lists=tuple(row.names for row in everybody),
+        health=here,
+        elsewhere=tuple(elsewhere[host] for host in sorted(elsewhere)),
+        participants=sum(sum(row.sessions.values()) for row in everybody),
+        agreed=len({row.fingerprint for row in everybody}) == 1,
+    )
+
+
+def _sight(row: ProcessRow) -> Mapping[str, bool]:
+    return {
+        name: seen.get("health") == "up"
+        for name, seen in row.health.items()
+        if seen.get("health") in ("up", "down")
+    }

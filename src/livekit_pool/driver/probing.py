@@ -1,0 +1,141 @@
+"""
+Probing: asks the servers again and again whether they are well, and tells the machine.
+
+One process of each machine does it for all of that machine, unless they could not hear of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, Protocol
+
+from ..core.events import Probed, ProbeOutcome
+from ..core.health import Health
+from ..servers import Server
+from ..upstream.probe import Prober, ProbeResult
+from .tasks import Tasks
+
+__all__ = ["Probing"]
+
+SLOWEST_PROBE: Final = 5.0
+"""Longest pause in seconds between two probes of a server that is down."""
+
+
+class _Asker(Protocol):
+    """Who wants to know."""
+
+    def now(self) -> float:
+        """The store's time, seconds since the epoch."""
+
+    def stalled(self) -> bool:
+        """Whether this process's loop has just been silent."""
+
+    def feed(self, event: Probed) -> None:
+        """Take in what was seen."""
+
+
+class Probing:
+    """
+    The probes of one process.
+
+    Attributes:
+        last: the newest probe of each server, as this process made it.
+        leads: whether this process is the one that probes for its machine.
+    """
+
+    def __init__(
+        self,
+        servers: Mapping[str, Server],
+        prober: Prober,
+        asker: _Asker,
+        tasks: Tasks,
+        *,
+        interval: float,
+        signed_interval: float,
+        health: Callable[[str], Health],
+        may_lead: Callable[[], bool],
+        deaf: Callable[[], bool],
+    ) -> None:
+        """``deaf`` says whether this process cannot hear what the leading one sees."""
+        self.last: dict[str, ProbeResult] = {}
+        self.leads = False
+        self._servers = servers
+        self._prober = prober
+        self._asker = asker
+        self._tasks = tasks
+        self._interval = interval
+        self._signed_interval = signed_interval
+        self._health = health
+        self._may_lead = may_lead
+        self._deaf = deaf
+        self._passed: dict[str, float] = {}  # server -> when its last passed probe began
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        """Begin to probe each server at its interval."""
+        for name in self._servers:
+            self._tasks.keep(partial(self._watch_over, name))
+
+    def answered_since(self, server: str, moment: float) -> bool:
+        """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
+        return self._passed.get(server, 0.0) >= moment
+
+    def probe(self, server: str) -> asyncio.Task[None]:
+        """Probe ``server`` at once, unless a probe of it is under way."""
+        task = self._under_way.get(server)
+        if task is None or task.done():
+            task = self._under_way[server] = self._tasks.spawn(self._probe(server, signed=False))
+        return task
+
+    async def _probe(self, server: str, *, signed: bool) -> None:
+        target = self._servers.get(server)
+        if target is None:
+            return
+        began, began_at = time.monotonic(), self._asker.now()
+        ask = self._prober.probe_signed if signed else self._prober.probe
+        result = await ask(target)
+        self.last[server] = result
+        if result.outcome is ProbeOutcome.PASSED:
+            self._passed[server] = began
+        self._asker.feed(
+            Probed(
+                server=server,
+                outcome=result.outcome,
+                stalled=result.stalled or self._asker.stalled(),
+                detail=result.detail,
+                began=began_at,
+                signed=signed,
+            )
+        )
+
+    async def _watch_over(self, server: str) -> None:
+        """Probe ``server`` again and again while this process has to."""
+        failures, next_signed = 0, 0.0
+        while True:
+            self.leads = self._may_lead()
+            if not self.leads and not self._deaf():
+                if self._health(server) is Health.DOWN:
+                    # Who saw it down must see for itself when it is back.
+                    await asyncio.shield(self.probe(server))
+                await asyncio.sleep(self._interval / 2)
+                continue
+            began = time.monotonic()
+            await asyncio.shield(self.probe(server))
+            passed = self.last[server].outcome is ProbeOutcome.PASSED
+            if passed and time.monotonic() >= next_signed:
+                await self._probe(server, signed=True)
+                next_signed = time.monotonic() + self._signed_interval
+            failures = 0 if passed else failures + 1
+            await asyncio.sleep(self._pause(server, passed, failures, time.monotonic() - began))
+
+    def _pause(self, server: str, passed: bool, failures: int, took: float) -> float:
+        if self._health(server) is Health.DOWN:
+            if passed:  # on its way back: the next probe decides
+                return self._interval / 2
+            return float(min(self._interval * 2 ** min(failures // 3, 8), SLOWEST_PROBE))
+        if not passed:  # its next failures decide whether it is down: do not wait for them
+            return max(0.0, self._interval / 2 - took)
+        return float(max(0.05, self._interval - took))
