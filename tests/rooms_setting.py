@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-import livekit_pool.rooms
-from livekit_pool.core.actions import Announce
+import livekit_pool.rooms.live
+from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, new_document, rotated
 from livekit_pool.driver import Driver
+from livekit_pool.exceptions import StoreError
 from livekit_pool.rooms import Room, Rooms
 from livekit_pool.stores.base import Changed, Moved, Placement, ProcessRow
 from livekit_pool.stores.memory import MemoryStore
@@ -28,19 +29,28 @@ class FakeDriver:
 
     Attributes:
         down: servers that are confirmed down, as far as this process knows.
+        step: where everybody is sent while the store is away, if it is.
+        having: servers that say they have a room -> those rooms.
     """
 
     def __init__(self, store: MemoryStore, process: str) -> None:
         self.store = store
         self.process = process
         self.down: set[str] = set()
+        self.servers = dict.fromkeys(NAMES)
+        self.step: Step | None = None
+        self.store_ok = True
+        self.having: dict[str, set[str]] = {}
+        self.machine = self
         self.sessions: Callable[[], Mapping[str, int]] = dict
+        self.rooms: Callable[[], Mapping[str, int]] = dict
         self.document: Document = None  # type: ignore[assignment]  # until it is loaded
         self._has_document = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[Announce], None]] = []
         self._health: list[Callable[[str], None]] = []
         self._moves: list[Callable[[Placement | None], None]] = []
+        self._store_listeners: list[Callable[[bool], None]] = []
 
     def listen(self, listener: Callable[[Announce], None]) -> None:
         self._listeners.append(listener)
@@ -50,6 +60,20 @@ class FakeDriver:
 
     def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
         self._moves.append(listener)
+
+    def listen_store(self, listener: Callable[[bool], None]) -> None:
+        self._store_listeners.append(listener)
+
+    @property
+    def active_server(self) -> str:
+        return self.document.active_server if self.step is None else self.step.server
+
+    async def which_have(self, room: str) -> list[str]:
+        await asyncio.sleep(0)
+        return [name for name in NAMES if room in self.having.get(name, ())]
+
+    def store_failed(self, error: StoreError) -> None:
+        self.store_changes(False)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -79,6 +103,22 @@ class FakeDriver:
         return document
 
     # -- what the tests do with it --
+
+    def store_changes(self, ok: bool) -> None:
+        """The store is away for this process, or back."""
+        if ok is not self.store_ok:
+            self.store_ok = ok
+            for listener in self._store_listeners:
+                listener(ok)
+
+    def steps(self, to: str | None) -> None:
+        """This process sends everybody to another server, provisionally; None: not any more."""
+        since = self.document.active_since
+        self.step = None
+        if to is not None:
+            self.step = Step(server=to, since=self.now(), lineage="one", active_since=since)
+        for listener in self._listeners:
+            listener(Announce(document=self.document, rotation=None, step=self.step))
 
     def hear(self) -> None:
         """Follow the store from now on; without this the process hears late of everything."""
@@ -214,7 +254,7 @@ async def setting(
 ) -> AsyncIterator[Setting]:
     """Two processes of a pool whose active server is red, at revision 1."""
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(livekit_pool.rooms, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(livekit_pool.rooms.live, "time", SimpleNamespace(monotonic=loop.time))
     async with store(clock=loop.time) as opened:
         document = new_document(lineage="one", names=NAMES, actor="", now=0.0)
         await opened.create(document, "create")

@@ -16,19 +16,19 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from . import config, observe, tokens
-from .core.actions import Announce
+from .core.actions import Announce, Step
 from .core.document import Cause, Document, Rotation
 from .core.events import FaultSource
-from .core.health import Health
 from .core.health import Settings as MachineSettings
 from .driver import Driver
 from .exceptions import PoolError
 from .rooms import Rooms
 from .servers import Server
+from .status import status
 from .stores import store_from_url
 from .stores.base import Placement
 from .upstream.probe import Prober
@@ -113,8 +113,8 @@ class Pool:
         observe.event(
             observe.READY,
             process=driver.process,
-            active=driver.document.active_server,
-            revision=driver.document.revision,
+            active=driver.machine.active_server or None,
+            revision=driver.machine.document and driver.machine.document.revision,
             store=store.url,
         )
         return self
@@ -146,9 +146,13 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a document to go by and the store answered when last asked."""
-        driver = self._driver
-        return driver is not None and driver.machine.document is not None and driver.store_ok
+        """Whether there is a document to go by. A store that went away since is no outage."""
+        return self._driver is not None and not self.without_document
+
+    @property
+    def without_document(self) -> bool:
+        """Whether this process has never read a document: it started with the store away."""
+        return self.driver.machine.document is None
 
     @property
     def process(self) -> str:
@@ -159,6 +163,26 @@ class Pool:
     def document(self) -> Document:
         """The newest document this process follows."""
         return self.driver.document
+
+    @property
+    def revision(self) -> int:
+        """The document's revision, 0 before there is one."""
+        return 0 if self.without_document else self.document.revision
+
+    @property
+    def lineage(self) -> str:
+        """The document's lineage; before there is one, a name of this process's own."""
+        return self.process if self.without_document else self.document.lineage
+
+    @property
+    def step(self) -> Step | None:
+        """Where everybody is sent while the store is away and the active server is dead."""
+        return self.driver.step
+
+    @property
+    def active_server(self) -> str:
+        """Where everybody is sent now. `NoAnswer` before there is a document."""
+        return self.driver.active_server
 
     def now(self) -> float:
         """The store's time, seconds since the epoch."""
@@ -211,7 +235,7 @@ class Pool:
         return Access(
             url=url or self.url,
             token=token,
-            server=document.active_server,
+            server=self.active_server,
             revision=document.revision,
         )
 
@@ -273,12 +297,12 @@ class Pool:
             if queue.qsize() >= _LISTENER_QUEUE:  # too slow for all: the newest state is enough
                 while not queue.empty():
                     queue.get_nowait()
-                announce = Announce(document=announce.document, rotation=None)
+                announce = replace(announce, rotation=None)
             queue.put_nowait(announce)
 
         unlisten = self.driver.listen(put)
         try:
-            yield Announce(document=self.document, rotation=None)
+            yield Announce(document=self.document, rotation=None, step=self.step)
             while True:
                 yield await queue.get()
         finally:
@@ -307,12 +331,11 @@ class Pool:
 
     async def placement(self, room: str) -> Placement | None:
         """The placement of ``room``, if it has one."""
-        return await self.driver.store.placement(room)
+        return await self.rooms.find(room)
 
     async def placed_servers(self) -> set[str]:
-        """Names of the servers on which rooms are placed, and the active one."""
-        placed = {placement.server for placement in await self.driver.store.placements()}
-        return placed | {self.document.active_server}
+        """Names of the servers on which rooms are placed, or may be, and the active one."""
+        return await self.rooms.servers() | {self.active_server}
 
     def on_the_move(self, room: str) -> bool:
         """Whether participants of ``room`` may be on their way between servers just now."""
@@ -328,7 +351,7 @@ class Pool:
         while True:
             document = await self.fresh()
             placement = await self.place(room) if room else None
-            server = placement.server if placement else document.active_server
+            server = placement.server if placement else self.active_server
             if self.joinable(server):
                 return placement or Placement(room="", server=server, revision=document.revision)
             if time.monotonic() >= deadline:
@@ -338,62 +361,9 @@ class Pool:
     # -- status --
 
     async def status(self) -> dict[str, object]:
-        """The answer of ``GET /pool/status``: sums over all living processes."""
-        driver, document, now = self.driver, self.document, self.now()
-        rows = await driver.store.rows()
-        rooms = await driver.store.rooms()
-        servers = []
-        for name, server in self.servers.items():
-            record = document.servers.get(name)
-            seen = driver.last_probe.get(name)
-            probe = seen.public() if seen else None
-            health = driver.machine.health(name)
-            for row in rows:
-                if name in row.health and row.probing:
-                    other = dict(row.health[name])
-                    health = Health(str(other.pop("health")))
-                    probe = other
-            cooling = record is not None and (record.cool_down_until or 0.0) > now
-            drained = record.drained if record else None
-            servers.append(
-                {
-                    "name": name,
-                    "url": server.url,
-                    "role": driver.machine.role(name, now).value,
-                    "health": health.value,
-                    "cool_down_until": _rfc3339(record.cool_down_until)
-                    if cooling and record
-                    else None,
-                    "cause": record.cool_down_cause if cooling and record else None,
-                    "drained": _mark(drained),
-                    "rooms": rooms.get(name, 0),
-                    "participants": sum(row.sessions.get(name, 0) for row in rows),
-                    "minutes_used": None,
-                    "minutes_left": None,
-                    "last_probe": probe,
-                }
-            )
-        return {
-            "revision": document.revision,
-            "active": document.active_server,
-            "paused": _mark(document.paused),
-            "store": {"url": driver.store.url, "ok": driver.store_ok},
-            "processes": len(rows),
-            "servers": servers,
-        }
+        """
+        The answer of ``GET /pool/status``: sums over all living processes.
 
-
-def _rfc3339(moment: float | None) -> str | None:
-    if moment is None:
-        return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
-
-
-def _mark(mark: object) -> dict[str, object] | None:
-    if mark is None:
-        return None
-    return {
-        "by": getattr(mark, "by", ""),
-        "since": _rfc3339(getattr(mark, "since", 0.0)),
-        "reason": getattr(mark, "reason", ""),
-    }
+        While the store is away, over those that were living when it was read last.
+        """
+        return await status(self.driver)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 from livekit_pool.config import Settings
-from livekit_pool.core.actions import Announce
+from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
 from livekit_pool.exceptions import NoAnswer
 from livekit_pool.pool import Access, Pool
@@ -67,6 +67,7 @@ class FakePool:
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.settings = settings
         self.ready = True
+        self.step: Step | None = None
         self.calls: list[tuple[str, Mapping[str, Any]]] = []
         self.answer: Rotation | Exception | None = None
         self.past: list[Rotation] = []

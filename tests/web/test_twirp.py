@@ -30,7 +30,7 @@ from livekit.api import (
 )
 from livekit.protocol.egress import RoomCompositeEgressRequest
 
-from livekit_pool.core.document import Cause, Document
+from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSource
 from livekit_pool.exceptions import StoreUnavailable
 from livekit_pool.local import LocalServer, find_server
@@ -65,20 +65,12 @@ class HandPool:
         self.revision = 7
 
     @property
-    def document(self) -> Document:
-        return Document(
-            lineage="this-pool",
-            revision=self.revision,
-            active_server=self.active,
-            active_since=1,
-            active_server_index=0,
-            server_count=len(self.servers),
-            created_at=0.0,
-            last_rotation=0.0,
-            cause=Cause.CREATED,
-            reason="",
-            actor="",
-        )
+    def lineage(self) -> str:
+        return "this-pool"
+
+    @property
+    def active_server(self) -> str:
+        return self.active
 
     def joinable(self, server: str) -> bool:
         return server in self.servers and server not in self.down

@@ -115,6 +115,9 @@ class Driver:
         process: this process's identity in the store, unique for its life.
         servers: the servers by name, in the list's order.
         rows: the living processes' rows, as they were read last.
+        host: name of this machine. fingerprint: of this process's list of servers.
+        sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
+            has them.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -137,6 +140,7 @@ class Driver:
         self.store: Final = store
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
+        self.rooms: Callable[[], Mapping[str, int]] = dict
         self.machine: Final = PoolMachine(tuple(self.servers), settings, self.process)
         self._tasks = Tasks()
         self._prober = prober
@@ -152,8 +156,8 @@ class Driver:
             # By rows that come seldom, or not at all, nobody hears of a dead server in time.
             deaf=lambda: not self._store_ok or self.store.heartbeat > HEARTBEAT,
         )
-        self._host = host
-        self._fingerprint = fingerprint(servers)
+        self.host: Final = host
+        self.fingerprint: Final = fingerprint(servers)
         self._rise = settings.rise
         self._listeners: list[Callable[[Announce], None]] = []
         self._health_listeners: list[Callable[[str], None]] = []
@@ -217,7 +221,7 @@ class Driver:
         """Find the document, or make the first one."""
         loaded = await self.store.load()
         self._sync(loaded)
-        await self.store.beat(self._row())
+        await self.store.beat(self.row())
         document = loaded.document
         if document is None and (self.store.remote or await self._others_are_older()):
             # Who holds a document that the store lost comes first.
@@ -633,7 +637,7 @@ class Driver:
         self._sync(loaded)
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
-        await self.store.beat(self._row())
+        await self.store.beat(self.row())
         await self._read_rows()
 
     async def _watch(self) -> None:
@@ -671,16 +675,17 @@ class Driver:
 
     # -- this process's row --
 
-    def _row(self) -> ProcessRow:
+    def row(self) -> ProcessRow:
+        """What this process tells the others of itself now."""
         health: dict[str, Mapping[str, object]] = {}
         for name, result in self.last_probe.items():
             health[name] = {"health": self.machine.health(name).value, **result.public()}
         return ProcessRow(
             process=self.process,
-            host=self._host,
+            host=self.host,
             started=self._started,
             names=tuple(self.servers),
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
             health=health,
             sessions=dict(self.sessions()),
             probing=self.probing,
@@ -690,7 +695,7 @@ class Driver:
         while True:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self.store.beat(self._row())
+                    await self.store.beat(self.row())
                     await self._read_rows()
                 self.store_answered()
             except (StoreError, TimeoutError) as error:
@@ -703,7 +708,7 @@ class Driver:
 
     async def _read_rows(self) -> int:
         self.rows = await self.store.rows()
-        seen = seen_in(self.rows, self._row())
+        seen = seen_in(self.rows, self.row())
         self.feed(seen)
         return seen.participants
 

@@ -4,7 +4,8 @@ Events: ``GET /pool/events``, the stream that tells of rotations (server-sent ev
 - ``rotation``: the active server changed; data is the rotation, ``id`` its revision.
 - ``state``: where the pool is; data is ``{"revision", "active"}``, ``id`` the revision. Comes first
   in every stream, for every other change of the document, and instead of rotations where some
-  cannot be told one by one.
+  cannot be told one by one. With ``"provisional": true`` it tells of a step, which has no revision:
+  the store is away, and ``active`` stands in for the document's active server, which is down.
 
 Nobody is told an older revision after a newer one. A listener that returns with ``Last-Event-ID``
 first gets the rotations since then, from the history.
@@ -16,13 +17,14 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import StreamingResponse
 
 from .. import observe
+from ..core.actions import Step
 from ..core.document import Document, Rotation
 from ..exceptions import NoAnswer, StoreError
 from .access import Access
@@ -55,6 +57,7 @@ class News:
 
     document: Document
     rotations: tuple[Rotation, ...] = ()
+    step: Step | None = None
 
 
 class Listener:
@@ -69,7 +72,7 @@ class Listener:
         """Queue ``news``; if the queue is full, its document stands for all that waited."""
         if len(self._waiting) >= QUEUE:
             self._waiting.clear()
-            news = News(document=news.document)
+            news = News(document=news.document, step=news.step)
         self._waiting.append(news)
         self._woken.set()
 
@@ -151,11 +154,12 @@ class Events:
             news = News(
                 document=document,
                 rotations=() if announce.rotation is None else (announce.rotation,),
+                step=announce.step,
             )
             if last and last.lineage == document.lineage and document.revision > last.revision + 1:
                 # Changes in between reached this process as one; the history has each.
                 missed = await self._missed(last.revision, document.revision)
-                news = News(document=document, rotations=missed or news.rotations)
+                news = replace(news, rotations=missed or news.rotations)
             last = document
             for listener in self._listeners:
                 listener.put(news)
@@ -173,7 +177,7 @@ class Events:
             for rotation in await self._missed(after):
                 yield told.rotation(rotation)
             # Read now, not before: the history may have told newer things meanwhile.
-            if (document := self._document()) and (text := told.state(document)):
+            if (document := self._document()) and (text := told.state(document, self._pool.step)):
                 yield text
             while True:
                 try:
@@ -215,7 +219,7 @@ class _Told:
     def news(self, news: News) -> str:
         """The events for ``news``: rotations, then the state; those of it that are new."""
         self._follow(news.document.lineage)
-        return "".join(map(self.rotation, news.rotations)) + self.state(news.document)
+        return "".join(map(self.rotation, news.rotations)) + self.state(news.document, news.step)
 
     def rotation(self, rotation: Rotation) -> str:
         """The event for ``rotation``; empty if it is not newer than what was told."""
@@ -224,18 +228,20 @@ class _Told:
         self._revision, self._active = rotation.revision, rotation.to
         return _event("rotation", rotation.revision, RotationAnswer.of(rotation).json_line())
 
-    def state(self, document: Document) -> str:
+    def state(self, document: Document, step: Step | None = None) -> str:
         """
         The event for ``document``; empty if that is older than what was told, or the same.
 
-        While the store is away, the active server may change without a revision.
+        While the store is away, the active server may change without a revision: by a ``step``.
         """
         self._follow(document.lineage)
-        state = (document.revision, document.active_server)
+        state = (document.revision, document.active_server if step is None else step.server)
         if document.revision < self._revision or state == (self._revision, self._active):
             return ""
         self._revision, self._active = state
-        data = {"revision": document.revision, "active": document.active_server}
+        data: dict[str, object] = {"revision": state[0], "active": state[1]}
+        if step is not None:
+            data["provisional"] = True
         return _event("state", document.revision, json.dumps(data))
 
     def _follow(self, lineage: str) -> None:

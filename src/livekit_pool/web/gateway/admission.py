@@ -120,10 +120,15 @@ class Inquiry:
         location = self._claims.location
         try:
             async with asyncio.timeout_at(self._deadline):
-                if location is not None:
+                if location is not None and not pool.without_document:
                     await pool.fresh(location.revision if self._of_this_lineage() else 0)
+                known = None
+                if location is not None:
+                    known = Placement(
+                        room=room.name, server=location.server, revision=location.revision
+                    )
                 while True:
-                    placement = await pool.rooms.resolve(room.name)
+                    placement = await pool.rooms.resolve(room.name, known)
                     if self._request.query.resume and self._outdated(placement):
                         self._door.answer_leave(self._request)
                         return

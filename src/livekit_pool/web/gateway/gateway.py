@@ -47,7 +47,6 @@ class Gateway:
         pool: what decides where clients go.
         loop: the event loop it runs on.
         tls: how servers with ``wss`` URLs are verified.
-        lineage: the pool's, to know its own calls by.
         waiting: inquiries to look again when something changed.
     """
 
@@ -56,7 +55,6 @@ class Gateway:
         self.pool: Final = pool
         self.loop: Final = asyncio.get_running_loop()
         self.tls: Final = ssl.create_default_context()
-        self.lineage: Final = pool.document.lineage
         self.waiting: set[Inquiry] = set()
         self._unsettled: set[SignalRelay] = set()
         self._orphans: set[SignalRelay] = set()
@@ -67,6 +65,11 @@ class Gateway:
         pool.driver.listen(self._announced)
         pool.driver.listen_health(lambda server: self._poke())
         pool.rooms.listen(self._poke)
+
+    @property
+    def lineage(self) -> str:
+        """The pool's, to know its own calls by."""
+        return self.pool.lineage
 
     def __repr__(self) -> str:
         return (

@@ -370,7 +370,7 @@ class SignalRelay(asyncio.Protocol):
     def _refreshed(self, token: str) -> str:
         gateway, room = self._gateway, self.room
         placement = room.placement if room is not None else None
-        revision = placement.revision if placement is not None else gateway.pool.document.revision
+        revision = placement.revision if placement is not None else gateway.pool.revision
         renewed = tokens.refreshed(
             token,
             gateway.pool.servers[self.server],

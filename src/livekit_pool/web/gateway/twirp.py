@@ -92,7 +92,7 @@ class _Twirp:
         path = TwirpCall.split(request.path_params["path"])
         if request.method != "POST" or path is None:
             raise TwirpRefusal("bad_route", "no such call: POST to /twirp/livekit.Service/Method")
-        via, lineage = _via(request), self._pool.document.lineage
+        via, lineage = _via(request), self._pool.lineage
         if came_through(via, lineage):
             raise TwirpRefusal(
                 "failed_precondition", "this pool is configured as a server of itself", status=508
@@ -177,7 +177,7 @@ class _Twirp:
             if call.room is not None:
                 placing = pool.place if call.creates_room else pool.placement
                 placement = await placing(call.room)
-            name = placement.server if placement else pool.document.active_server
+            name = placement.server if placement else pool.active_server
             if not pool.joinable(name):
                 room = placement.room if placement else None
                 found = await pool.wait_joinable(room, max(0.0, deadline - _now()))
@@ -193,11 +193,11 @@ class _Twirp:
     async def _list_rooms(self, call: TwirpCall) -> TwirpAnswer:
         """Ask every server that has rooms, and make one list; without those that do not answer."""
         pool = self._pool
-        names = await pool.placed_servers() | {pool.document.active_server}
+        names = await pool.placed_servers() | {pool.active_server}
         asked = [
             server for name, server in pool.servers.items() if name in names and pool.joinable(name)
         ]
-        if len(asked) < 2 and (not asked or asked[0].name == pool.document.active_server):
+        if len(asked) < 2 and (not asked or asked[0].name == pool.active_server):
             return await self._forward(call)
         answers = await asyncio.gather(*(self._part(server, call) for server in asked))
         parts = {

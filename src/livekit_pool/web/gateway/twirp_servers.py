@@ -62,7 +62,7 @@ class TwirpServers:
             TwirpRefusal: the caller may not do this; or the server took too long; or it refuses
                 our key, which was reported as a fault.
         """
-        revision = self._pool.document.revision
+        revision = self._pool.revision
         try:
             answer = await self._exchange(server, call)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from .core.actions import Announce
-from .driver import Driver
-from .exceptions import StoreError
-from .stores.base import Placement, Settling, Stale
+from ..core.actions import Announce
+from ..driver import Driver
+from ..exceptions import StoreError
+from ..stores.base import Placement, Settling, Stale
+from .placing import Placing
 
 __all__ = ["Room", "Rooms", "Session"]
 
@@ -29,6 +31,12 @@ LONGEST_WAIT: Final = 10.0
 
 RENEW: Final = 20.0
 """Seconds between two renewals of this process's rooms; placements lapse after 60."""
+
+AFTER_GAP: Final = 1.0
+"""
+Seconds that a join of a room without a placement waits after a gap in the store's notices: the
+store may have lost the placement, and whoever holds the room is about to write it anew.
+"""
 
 ON_THE_MOVE: Final = 2.0
 """Seconds after a move during which participants may still be on their way."""
@@ -76,7 +84,10 @@ class Rooms:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._store = driver.store
+        self._placing = Placing(driver)
+        self._watched = False  # the first notice of a watch is no gap
+        self._gap_at = -math.inf
+        self._stepping = False
         self._rooms: dict[str, Room] = {}
         self._learned: dict[
             int, float
@@ -85,9 +96,11 @@ class Rooms:
         self._writes: asyncio.Queue[tuple[str, Room]] = asyncio.Queue()
         self._listeners: list[Callable[[str], None]] = []
         driver.sessions = self.sessions
+        driver.rooms = self.counts
         driver.listen(self._announced)
         driver.listen_health(self._health_changed)
         driver.listen_moves(self._heard)
+        driver.listen_store(self._store_changed)
 
     def start(self) -> None:
         """Begin to renew and to write; the driver must be running."""
@@ -108,23 +121,36 @@ class Rooms:
         """Server name -> participants connected through this process."""
         return Counter(session.server for room in self._rooms.values() for session in room.sessions)
 
+    def counts(self) -> Mapping[str, int]:
+        """Server name -> rooms with participants connected through this process."""
+        return Counter(
+            room.placement.server for room in self if room.sessions and room.placement is not None
+        )
+
     # -- where a room is --
 
-    async def resolve(self, name: str) -> Placement:
+    async def resolve(self, name: str, known: Placement | None = None) -> Placement:
         """
         The placement that a join of room ``name`` must go to; makes or moves it where that is due.
 
+        Args:
+            known: where the client says that it was, by a token of this pool. Believed only by a
+                process that has never read a document.
+
         Raises:
-            StoreError: the store does not answer.
+            StoreError, NoAnswer: the store does not answer, and never did.
         """
         driver = self._driver
+        if driver.machine.document is None and known is not None and known.server in driver.servers:
+            return known
         while True:
             document = await driver.fresh()
             room = self._rooms.get(name)
             if room is not None and room.sessions and room.placement is not None:
                 # It is followed: whoever joins confirms it at the end, with the store.
                 return await self._moved_if_due(room.placement)
-            answer = await self._store.place(name, document.active_server, document.revision)
+            await self._wait_after_gap(name)
+            answer = await self._placing.place(name, driver.active_server, document.revision)
             if isinstance(answer, Stale):
                 await driver.reload()
                 continue
@@ -132,6 +158,27 @@ class Rooms:
                 await driver.reload()
             self._learn(answer)
             return await self._moved_if_due(answer)
+
+    async def _wait_after_gap(self, name: str) -> None:
+        left = self._gap_at + AFTER_GAP - time.monotonic()
+        if left > 0 and self._placing.shared and await self._placing.find(name) is None:
+            await asyncio.sleep(left)
+
+    async def find(self, name: str) -> Placement | None:
+        """
+        The placement of room ``name``, if it has one.
+
+        Raises:
+            StoreError, NoAnswer: the store does not answer, and never did.
+        """
+        room = self._rooms.get(name)
+        if not self._placing.shared and room is not None and room.placement is not None:
+            return room.placement
+        return await self._placing.find(name)
+
+    async def servers(self) -> set[str]:
+        """Names of the servers on which rooms are placed; of all, where nobody can tell."""
+        return await self._placing.servers()
 
     async def holds(self, placement: Placement) -> bool:
         """
@@ -162,12 +209,17 @@ class Rooms:
         return moved is not None and time.monotonic() - moved < ON_THE_MOVE
 
     def _outdated(self, placement: Placement) -> bool:
-        """Whether ``placement`` is older than the active server, and on another one."""
-        document = self._driver.document
-        return (
-            placement.revision < document.active_since
-            and placement.server != document.active_server
-        )
+        """
+        Whether ``placement`` is older than the active server, and on another one.
+
+        While a step stands in for the active server, whether it is on a dead one.
+        """
+        driver = self._driver
+        if driver.machine.document is None or placement.server == driver.active_server:
+            return False
+        if driver.step is not None:
+            return not driver.joinable(placement.server)
+        return placement.revision < driver.document.active_since
 
     def _moment(self, name: str) -> float:
         """When ``name`` should move, as monotonic time: spread over the rotation's window."""
@@ -188,11 +240,14 @@ class Rooms:
         return self._learned.setdefault(since, time.monotonic()) + LONGEST_WAIT
 
     async def _move(self, name: str, *, force: bool) -> Placement | Settling:
-        document = self._driver.document
-        answer = await self._store.move(
+        room = self._rooms.get(name)
+        revision = self._driver.document.active_since
+        if not self._placing.shared and room is not None and room.placement is not None:
+            revision = max(revision, room.placement.revision)  # a step has no revision of its own
+        answer = await self._placing.move(
             name,
-            document.active_server,
-            document.active_since,
+            self._driver.active_server,
+            revision,
             self._driver.process,
             force=force or time.monotonic() >= self._deadline(),
         )
@@ -228,7 +283,7 @@ class Rooms:
         if not await self.holds(placement):
             return False
         until = self._driver.now() + settling
-        now_there = await self._store.confirm(placement, self._driver.process, until)
+        now_there = await self._placing.confirm(placement, self._driver.process, until)
         if now_there is None:
             room.placement = None  # it lapsed: the room is to be placed anew
         else:
@@ -284,20 +339,17 @@ class Rooms:
                 if what == "settled":
                     # A join under way may be confirmed already: it writes this when it is over.
                     if not room.unsettled and not room.joining:
-                        await self._store.settled(room.name, self._driver.process)
+                        await self._placing.settled(room.name, self._driver.process)
                 elif (again := self._rooms.get(room.name)) is not None:
                     again.held = True
                 else:
-                    await self._store.release(room.name, self._driver.process)
+                    await self._placing.release(room.name, self._driver.process)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW)
-            held = [room.placement for room in self if room.sessions and room.placement]
-            with contextlib.suppress(StoreError):
-                for elsewhere in await self._store.renew(held, self._driver.process):
-                    self._learn(elsewhere)
-            await self._reread()  # no notice is ever lost, they say; a split room would last
+            # No notice is ever lost, they say; a split room would last.
+            await self._agree()
             long_ago = time.monotonic() - 60
             self._moved_at = {k: at for k, at in self._moved_at.items() if at > long_ago}
             since = self._driver.document.active_since
@@ -307,6 +359,9 @@ class Rooms:
 
     def _announced(self, announce: Announce) -> None:
         document = announce.document
+        if self._stepping and announce.step is None:
+            self._driver.spawn(self._agree())
+        self._stepping = announce.step is not None
         if document.active_since not in self._learned:
             self._learned[document.active_since] = time.monotonic()
         for room in self:
@@ -320,23 +375,42 @@ class Rooms:
     def _heard(self, placement: Placement | None) -> None:
         """A placement moved, says the store; None: any may have."""
         if placement is None:
-            self._driver.spawn(self._reread())
+            if self._watched:
+                self._gap_at = time.monotonic()
+            self._watched = True
+            self._driver.spawn(self._agree())
             return
         self._moved_at[placement.room] = time.monotonic()
         self._learn(placement)
 
-    async def _reread(self) -> None:
-        with contextlib.suppress(StoreError):
-            for placement in await self._store.placements():
-                self._learn(placement)
+    def _store_changed(self, ok: bool) -> None:
+        if ok:
+            self._gap_at = time.monotonic()
+            self._driver.spawn(self._agree())
+            return
+        for room in self:
+            if room.placement is not None:
+                self._placing.remember(room.placement)
 
-    def _learn(self, placement: Placement) -> None:
-        """Take in a placement, whoever told of it; tell the sessions that are elsewhere."""
+    async def _agree(self) -> None:
+        """Tell the store where this process's rooms are, and hear of those that are elsewhere."""
+        held = [room.placement for room in self if room.sessions and room.placement]
+        with contextlib.suppress(StoreError):
+            for elsewhere in await self._placing.agree(held, self._driver.process):
+                self._learn(elsewhere, whatever=True)
+
+    def _learn(self, placement: Placement, *, whatever: bool = False) -> None:
+        """
+        Take in a placement, whoever told of it; tell the sessions that are elsewhere.
+
+        One of a lower revision than the room's is old news, unless it counts ``whatever`` this
+        process believes: the store's, after a time without it.
+        """
         room = self._rooms.get(placement.room)
         if room is None:
             return
         former = room.placement
-        if former is None or placement.revision >= former.revision:
+        if whatever or former is None or placement.revision >= former.revision:
             room.placement = placement
             self._tell(room)
             self._follow(room)

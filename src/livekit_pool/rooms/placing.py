@@ -1,0 +1,177 @@
+"""
+Placing: where rooms are.
+
+The store's placements say, for all processes alike. Where there are none to be read, because the
+store is away or keeps none, this process goes by its own sessions and by asking the servers: a
+room that one of them has is there. What was found out so is checked against the store's
+placements as soon as these can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from ..driver import Driver
+from ..exceptions import StoreError
+from ..stores.base import Placement, Settling, Stale
+
+__all__ = ["Placing"]
+
+ASKING: Final = 0.6
+"""Seconds that servers have to say whether they have a room."""
+
+AFTER_ROTATION: Final = 60.0
+"""Seconds after a rotation's window in which a room may still be where it was before."""
+
+
+class Placing:
+    """The placements as one process knows them."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._store = driver.store
+        # Found out without the store, by room; and those that a step put where they are.
+        self._own: dict[str, Placement] = {}
+        self._stepped: set[str] = set()
+
+    @property
+    def shared(self) -> bool:
+        """Whether the store is asked: it answers, keeps placements, and no step contradicts it."""
+        driver = self._driver
+        return driver.store_ok and self._store.keeps_placements and driver.step is None
+
+    async def find(self, room: str) -> Placement | None:
+        """The placement of ``room``, if it has one."""
+        if self.shared:
+            try:
+                return await self._store.placement(room)
+            except StoreError as error:
+                self._driver.store_failed(error)
+        own = self._own.get(room)
+        if own is not None:
+            return own
+        having = await self._asked(room)
+        if not having:
+            return None
+        return Placement(room=room, server=having[0], revision=self._driver.document.revision)
+
+    async def servers(self) -> set[str]:
+        """Names of the servers on which rooms are placed; of all, where nobody can tell."""
+        if self.shared:
+            try:
+                return {placement.server for placement in await self._store.placements()}
+            except StoreError as error:
+                self._driver.store_failed(error)
+        return set(self._driver.servers)
+
+    async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
+        """As `Store.place`; without the store, on the server that has the room."""
+        if self.shared:
+            try:
+                return await self._store.place(room, server, revision)
+            except StoreError as error:
+                self._driver.store_failed(error)
+        own = self._own.get(room)
+        return own if own is not None else await self._search(room, server, revision)
+
+    async def confirm(
+        self, placement: Placement, process: str, settling_until: float
+    ) -> Placement | None:
+        """As `Store.confirm`."""
+        if self.shared:
+            try:
+                return await self._store.confirm(placement, process, settling_until)
+            except StoreError as error:
+                self._driver.store_failed(error)
+        return self._own.setdefault(placement.room, placement)
+
+    async def move(
+        self, room: str, server: str, revision: int, process: str, *, force: bool = False
+    ) -> Placement | Settling:
+        """As `Store.move`."""
+        if self.shared:
+            try:
+                return await self._store.move(room, server, revision, process, force=force)
+            except StoreError as error:
+                self._driver.store_failed(error)
+        moved = self._own[room] = Placement(room=room, server=server, revision=revision)
+        if self._driver.step is not None:
+            self._stepped.add(room)
+        return moved
+
+    async def settled(self, room: str, process: str) -> None:
+        """As `Store.settled`."""
+        if self.shared:
+            await self._store.settled(room, process)
+
+    async def release(self, room: str, process: str) -> None:
+        """As `Store.release`; what this process found out by itself is forgotten."""
+        self._own.pop(room, None)
+        self._stepped.discard(room)
+        if self.shared:
+            await self._store.release(room, process)
+
+    def remember(self, placement: Placement) -> None:
+        """Go by ``placement``, which this process knows, while the store cannot be asked."""
+        self._own.setdefault(placement.room, placement)
+
+    async def agree(self, held: Sequence[Placement], process: str) -> Sequence[Placement]:
+        """
+        Tell the store again where the rooms are that this process holds, as ``held`` has it.
+
+        Returns:
+            the placements that the store has otherwise, and those of rooms that a step had put
+            elsewhere: the document and the store win.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        stepped, self._stepped = self._stepped, set()
+        self._own.clear()
+        if not self.shared:
+            self._stepped = stepped
+            self._own = {placement.room: placement for placement in held}
+            return ()
+        document = self._driver.document
+        answers = list(await self._store.renew([p for p in held if p.room not in stepped], process))
+        for placement in (p for p in held if p.room in stepped):
+            room = placement.room
+            there: Placement | Stale | Settling
+            there = await self._store.place(room, document.active_server, document.revision)
+            if placement.server == document.active_server:
+                # The step was right, and its rotation written: nobody has to move twice.
+                there = await self._store.move(
+                    room, document.active_server, document.active_since, process, force=True
+                )
+            if isinstance(there, Placement):
+                answers.append(there)
+        return answers
+
+    async def _search(self, room: str, server: str, revision: int) -> Placement:
+        """Ask the servers which has ``room``; ``server`` if it does, or none of them."""
+        having = await self._asked(room) if self._elsewhere_possible() else ()
+        found = Placement(room=room, server=server, revision=revision)
+        if having and server not in having:
+            # At an older revision: it moves to the active server when its time comes.
+            before = self._driver.document.active_since - 1
+            found = Placement(room=room, server=having[0], revision=before)
+        if self._driver.step is not None:
+            self._stepped.add(room)
+        return self._own.setdefault(room, found)
+
+    async def _asked(self, room: str) -> Sequence[str]:
+        """Names of the servers that say they have ``room``."""
+        try:
+            async with asyncio.timeout(ASKING):
+                return await self._driver.which_have(room)
+        except TimeoutError:
+            return ()
+
+    def _elsewhere_possible(self) -> bool:
+        if not self._driver.store_ok:
+            return True
+        document = self._driver.document
+        since = self._driver.now() - document.last_rotation - document.window
+        return since < AFTER_ROTATION
