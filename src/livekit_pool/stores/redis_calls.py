@@ -1,0 +1,239 @@
+"""
+Calls to Redis that end in time, and say what is known of them.
+
+The client's own retries are off: they would send a write twice, and call the second answer the
+only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ..exceptions import StoreOutcomeUnknown, StoreUnavailable
+from .redis_errors import (
+    code_of,
+    connection_refused,
+    misconfigured,
+    refusal,
+    turns_away,
+)
+from .redis_line import Line, LineLost
+from .redis_parts import Script
+from .redis_url import Address
+
+__all__ = ["LIMIT", "Calls", "connected"]
+
+LIMIT = 2.0
+"""Seconds after which a call, or a connection in the making, is given up."""
+
+
+# When each of two tries ends, in limits from the beginning.
+_USUAL = (1.0, 1.0)
+_PATIENT = (0.75, 1.5)
+
+
+class Calls:
+    """
+    Calls scripts and commands over one connection, made when the first call needs it.
+
+    Args:
+        address: the Redis.
+        limit: seconds for one try. A second one is made only for a call that may be repeated, and
+            at once if the connection was cut; after silence only if the caller is patient.
+    """
+
+    def __init__(self, address: Address, limit: float = LIMIT) -> None:
+        self._address = address
+        self._limit = limit
+        self._open = False
+        self._line: Line | None = None
+        self._connecting: asyncio.Task[Line] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Calls to {self._address.shown}, {self._line or 'no line'}>"
+
+    def start(self) -> None:
+        """From now on calls are made; nothing is connected yet."""
+        self._open = True
+
+    async def aclose(self) -> None:
+        """Refuse further calls, and end those that wait; idempotent."""
+        self._open = False
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        line, self._line = self._line, None
+        if line is not None:
+            await line.aclose()
+
+    async def check(self, script: Script, keys: list[str], *values: str | int) -> bool:
+        """
+        Try whether the setting is right, with a script that only reads.
+
+        Returns:
+            whether it ran; if not, whoever calls will be told why.
+
+        Raises:
+            ConfigurationError: Redis says that it is not.
+        """
+        try:
+            async with asyncio.timeout(self._limit):
+                await _run(await self._get_line(), script, keys, values)
+        except RedisError as error:
+            if wrong := misconfigured(error, self._address.shown):
+                raise wrong from None
+        except (TimeoutError, LineLost):
+            return False
+        else:
+            return True
+        return False
+
+    async def read(self, script: Script, keys: list[str], *values: str | int) -> Any:
+        """
+        Run a script that writes nothing.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt: as `refusal` tells, or there was no answer in time.
+        """
+        answer, _ = await self._call(script, keys, values, writes=False, repeats=True)
+        return answer
+
+    async def write(
+        self,
+        script: Script,
+        keys: list[str],
+        *values: str | int,
+        repeats: bool = True,
+    ) -> Any:
+        """
+        Run a script that writes.
+
+        Args:
+            repeats: whether doing it a second time changes nothing, its answer included.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt: nothing was written.
+            StoreOutcomeUnknown: it may have been.
+        """
+        answer, _ = await self._call(script, keys, values, writes=True, repeats=repeats)
+        return answer
+
+    async def write_patiently(
+        self, script: Script, keys: list[str], *values: str | int
+    ) -> tuple[Any, bool]:
+        """
+        Run a script that writes, and once more after silence too.
+
+        Returns:
+            the answer, and whether it may have been done before: then the answer is the second.
+
+        Raises:
+            as `write` does.
+        """
+        return await self._call(script, keys, values, writes=True, repeats=True, patient=True)
+
+    async def _call(
+        self,
+        script: Script,
+        keys: list[str],
+        values: tuple[str | int, ...],
+        *,
+        writes: bool,
+        repeats: bool,
+        patient: bool = False,
+    ) -> tuple[Any, bool]:
+        place = self._address.shown
+        if not self._open:
+            raise StoreUnavailable(f"The Redis {place} is not open.")
+        now = asyncio.get_running_loop().time
+        begun, sent = now(), False
+        # What a cut has lost is asked again at once; after silence only the patient have time.
+        for part in _PATIENT if patient else _USUAL:
+            line = None
+            deadline = begun + part * self._limit
+            if now() >= deadline:
+                break
+            try:
+                async with asyncio.timeout_at(deadline):
+                    line = await self._get_line()
+                    answer = await _run(line, script, keys, values)
+            except RedisError as error:
+                if line is None:
+                    raise self._lost(sent and writes, connection_refused(error, place)) from None
+                if turns_away(error):
+                    line.abandon()
+                raise self._lost(sent and writes, refusal(error, place)) from None
+            except TimeoutError as error:
+                if line is None:
+                    raise self._lost(sent and writes, connection_refused(error, place)) from None
+                # What follows on this line would wait in vain as well.
+                line.abandon()
+            except LineLost:
+                pass
+            else:
+                return answer, sent
+            sent = True
+            if not repeats:
+                break
+        raise self._lost(writes, StoreUnavailable(f"The Redis {place} does not answer."))
+
+    def _lost(self, maybe_written: bool, error: Exception) -> Exception:
+        if not maybe_written:
+            return error
+        return StoreOutcomeUnknown(
+            f"The Redis {self._address.shown} (LIVEKIT_POOL_STORE) has not said whether it wrote."
+        )
+
+    async def _get_line(self) -> Line:
+        """The line; all who find none wait for the same new one."""
+        if self._line is not None and not self._line.lost:
+            return self._line
+        if not self._open:
+            raise LineLost
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        # Who gives up does not end it for the others.
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> Line:
+        async with asyncio.timeout(self._limit):
+            self._line = Line(await connected(self._address, self._limit))
+            return self._line
+
+    def _connected(self, task: asyncio.Task[Line]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # those who waited were told
+
+
+async def connected(address: Address, limit: float) -> Any:
+    """
+    Make a connection that is ready for use.
+
+    Raises:
+        RedisError, OSError: it could not be made.
+    """
+    connection = address.connection(limit)
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # not typed there
+    except BaseException:
+        with contextlib.suppress(RedisError, OSError):
+            await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+async def _run(line: Line, script: Script, keys: list[str], values: tuple[str | int, ...]) -> Any:
+    try:
+        return await line.call("EVALSHA", script.sha, len(keys), *keys, *values)
+    except RedisError as error:
+        if code_of(error) != "NOSCRIPT":
+            raise
+        # A Redis that was restarted, or that never saw it: it has done nothing yet.
+        return await line.call("EVAL", script.text, len(keys), *keys, *values)

@@ -1,0 +1,220 @@
+"""What makes a process of a pool hear of the changes that others made in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ..exceptions import StoreCorrupt, StoreError
+from .base import Placement
+from .notices import Notices
+from .redis_calls import LIMIT, connected
+from .redis_scripts import TOLD_AT_ONCE
+from .redis_url import Address
+
+__all__ = ["LOOKS", "Seen", "Watcher", "placement_from", "seen_from"]
+
+LOOKS = 2.0
+"""Seconds after which a message that was lost is made up for."""
+
+# Seconds without a message after which the subscription is asked whether it is still there.
+_QUIET = 4.0
+# Seconds in which hints are taken for one: a storm of moves is read in few looks.
+_GATHERS = 0.01
+# Seconds between two tries, the first and the longest.
+_PAUSES = (0.05, 1.0)
+# More than there will ever be: where all is read anew, none of them is needed.
+_NO_MOVES = 2**53
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """
+    What a look has found.
+
+    Attributes:
+        revision: of the document; None where there is none, or where it is no number.
+        document: lineage, revision and operation as they are stored.
+        born: which life of the placements it was; None before the first move.
+        moves: number of the last move.
+        moved: those moved since the look before, in the order of their moves.
+    """
+
+    revision: int | None = None
+    document: tuple[str | None, ...] = (None, None, None)
+    born: str | None = None
+    moves: int = 0
+    moved: Sequence[Placement] = field(default=())
+
+
+class Watcher:
+    """
+    Looks for changes when it is told that there may be some, and now and then anyway.
+
+    Args:
+        address: the Redis.
+        channel: where hints come.
+        look: reads what changed since the move of that number.
+        notices: where to tell it.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        channel: str,
+        look: Callable[[int], Awaitable[Seen]],
+        notices: Notices,
+    ) -> None:
+        self._address = address
+        self._channel = channel
+        self._look = look
+        self._notices = notices
+        self._known = Seen()
+        self._hint = asyncio.Event()
+        # Whether something may have been missed that a look does not show.
+        self._gap = True
+        self._subscribed = False
+        self._ready = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._listen_for_ever()),
+            asyncio.create_task(self._look_for_ever()),
+        ]
+
+    async def ready(self) -> None:
+        """Wait until what happens from now on will be told, or cannot be at first."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                await self._ready.wait()
+
+    async def aclose(self) -> None:
+        """Stop; idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- hints --
+
+    async def _listen_for_ever(self) -> None:
+        pauses = _pauses()
+        while True:
+            self._subscribed = False
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                _LOG.debug("Subscription lost", extra={"fields": {"error": type(error).__name__}})
+            if self._subscribed:
+                pauses = _pauses()
+            self._ready.set()
+            await asyncio.sleep(next(pauses))
+
+    async def _listen(self) -> None:
+        async with asyncio.timeout(LIMIT):
+            connection = await connected(self._address, LIMIT)
+        try:
+            await connection.send_command("SUBSCRIBE", self._channel)
+            asked = True
+            while True:
+                wait = LIMIT if asked else _QUIET
+                answer = await connection.read_response(timeout=wait)
+                if answer is None and asked:
+                    # Half a connection: what is said to it does not arrive here.
+                    raise TimeoutError
+                if asked := answer is None:
+                    await connection.send_command("PING")
+                elif answer[0] == "subscribe":
+                    # What was said before this is gone.
+                    self._gap = self._subscribed = True
+                    self._hint.set()
+                elif answer[0] == "message":
+                    self._hint.set()
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    # -- looks --
+
+    async def _look_for_ever(self) -> None:
+        pauses = _pauses()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOKS):
+                    await self._hint.wait()
+            gap, self._gap = self._gap, False
+            self._hint.clear()
+            try:
+                seen = await self._look(_NO_MOVES if gap else self._known.moves)
+            except StoreError:
+                # Whoever calls hears of it too. Until a look succeeds anything may happen.
+                self._gap = True
+                self._hint.set()
+                await asyncio.sleep(next(pauses))
+                continue
+            pauses = _pauses()
+            self._tell(seen, gap)
+            if self._subscribed:
+                self._ready.set()
+            await asyncio.sleep(_GATHERS)
+
+    def _tell(self, seen: Seen, gap: bool) -> None:
+        known, self._known = self._known, seen
+        if gap or _another_life(known, seen):
+            self._notices.resync()
+        if seen.document != known.document and seen.revision is not None:
+            self._notices.changed(seen.revision)
+        for placement in seen.moved:
+            self._notices.moved(placement)
+
+
+def _another_life(known: Seen, seen: Seen) -> bool:
+    """Whether ``seen`` is not what ``known`` became by changes, and moves that are all told."""
+    return (
+        (known.document[0] is not None and seen.document[0] != known.document[0])
+        or (seen.revision is None and seen.document != known.document)
+        or (seen.revision or 0) < (known.revision or 0)
+        or (known.born is not None and seen.born != known.born)
+        or seen.moves < known.moves
+        or len(seen.moved) > TOLD_AT_ONCE
+    )
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between tries: growing, and not the same in all processes."""
+    pause, most = _PAUSES
+    while True:
+        yield pause * random.uniform(0.5, 1)
+        pause = min(2 * pause, most)
+
+
+def seen_from(answer: Sequence[Any]) -> Seen:
+    """Read the answer of the script `LOOK`."""
+    document, (born, last), moved = tuple(answer[:3]), answer[3:5], answer[5:]
+    revision = document[1]
+    rooms = zip(moved[::2], moved[1::2], strict=True)
+    return Seen(
+        revision=int(revision) if revision and revision.isdecimal() else None,
+        document=document,
+        born=born,
+        moves=int(last or 0),
+        moved=[placement_from(room, stored) for room, stored in rooms if stored],
+    )
+
+
+def placement_from(room: str, stored: str) -> Placement:
+    """
+    Read a placement as it is stored.
+
+    Raises:
+        StoreCorrupt: it is not one.
+    """
+    revision, space, server = stored.partition(" ")
+    if not space or not revision.isdecimal():
+        raise StoreCorrupt("The placements in LIVEKIT_POOL_STORE are damaged.")
+    return Placement(room=room, server=server, revision=int(revision))
