@@ -16,7 +16,7 @@ _SECONDS = 20.0
 
 class RedisServer:
     """
-    One ``redis-server``, running when it is made.
+    One ``redis-server``.
 
     Attributes:
         port: where it listens, on 127.0.0.1; 0 where it listens at ``socket`` only.
@@ -24,15 +24,21 @@ class RedisServer:
     """
 
     def __init__(
-        self, folder: Path, *settings: str, tls: bool = False, keeps: bool = False
+        self,
+        folder: Path,
+        *settings: str,
+        tls: bool = False,
+        keeps: bool = False,
+        running: bool = True,
     ) -> None:
         """
-        Start one whose files are in ``folder``.
+        Make one whose files are in ``folder``.
 
         Args:
             settings: further lines of its configuration.
             tls: whether its port is for TLS, which ``settings`` then say more of.
             keeps: whether it writes its data to disk before it answers.
+            running: whether to start it at once.
         """
         folder.mkdir(exist_ok=True)
         self.folder = folder
@@ -55,7 +61,8 @@ class RedisServer:
         ]
         (folder / "redis.conf").write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        if running:
+            self.start()
 
     @property
     def url(self) -> str:
@@ -63,7 +70,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it again, with what its files hold, and wait until it listens."""
+        """Start it, with what its files hold, and wait until it listens."""
         self._process = subprocess.Popen(
             [*self._command, str(self.folder / "redis.conf")],
             stdin=subprocess.DEVNULL,

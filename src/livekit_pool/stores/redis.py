@@ -82,7 +82,7 @@ class RedisStore:
         self._address = redis_url.parse(url)
         self._names = tuple(names)
         self._clock = clock
-        self._calls = Calls(self._address)
+        self._calls = Calls(self._address, scripts.ALL)
         self._notices = Notices()
         self._watcher: Watcher | None = None
         self._keys: dict[Script, list[str]] = {}

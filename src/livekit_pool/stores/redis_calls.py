@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ..exceptions import StoreOutcomeUnknown, StoreUnavailable
@@ -42,12 +44,16 @@ class Calls:
 
     Args:
         address: the Redis.
+        known: scripts that it is told of with each new connection.
         limit: seconds for one try. A second one is made only for a call that may be repeated, and
             at once if the connection was cut; after silence only if the caller is patient.
     """
 
-    def __init__(self, address: Address, limit: float = LIMIT) -> None:
+    def __init__(
+        self, address: Address, known: Iterable[Script] = (), limit: float = LIMIT
+    ) -> None:
         self._address = address
+        self._scripts = tuple(known)
         self._limit = limit
         self._open = False
         self._line: Line | None = None
@@ -203,8 +209,20 @@ class Calls:
 
     async def _connect(self) -> Line:
         async with asyncio.timeout(self._limit):
-            self._line = Line(await connected(self._address, self._limit))
-            return self._line
+            line = Line(await connected(self._address, self._limit))
+            try:
+                # A Redis that was restarted knows none: all at once, so that each call is one
+                # trip, and a call that was sent has found its script.
+                await asyncio.gather(
+                    *(line.call("SCRIPT", "LOAD", script.text) for script in self._scripts)
+                )
+            except LineLost as lost:
+                raise RedisConnectionError("lost at once") from lost
+            except BaseException:
+                line.abandon()
+                raise
+            self._line = line
+            return line
 
     def _connected(self, task: asyncio.Task[Line]) -> None:
         self._connecting = None
@@ -235,5 +253,5 @@ async def _run(line: Line, script: Script, keys: list[str], values: tuple[str | 
     except RedisError as error:
         if code_of(error) != "NOSCRIPT":
             raise
-        # A Redis that was restarted, or that never saw it: it has done nothing yet.
+        # Somebody made it forget its scripts: it has done nothing yet.
         return await line.call("EVAL", script.text, len(keys), *keys, *values)

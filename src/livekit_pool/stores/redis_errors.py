@@ -116,7 +116,7 @@ def misconfigured(error: RedisError, place: str) -> ConfigurationError | None:
             return _wrong(place, "shows a certificate that is not to be trusted (ssl_ca_certs)")
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             return _wrong(place, "does not speak TLS, or asks for a certificate (ssl_certfile)")
-        cause = cause.__context__
+        cause = cause.__cause__ or cause.__context__
     if not is_answer(error):
         return None
     means = _MISCONFIGURED.get(code_of(error)) or _by_text(str(error), _MISCONFIGURED_TEXTS)

@@ -32,6 +32,7 @@ class Line:
         self._connection = connection
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._lost = False
+        self._why: Exception | None = None
         self._reader = asyncio.create_task(self._read())
 
     def __repr__(self) -> str:
@@ -75,7 +76,9 @@ class Line:
         self._lost = True
         self._reader.cancel()
         while self._waiting:
-            _fail(self._waiting.popleft(), LineLost())
+            lost = LineLost()
+            lost.__cause__ = self._why
+            _fail(self._waiting.popleft(), lost)
 
     async def aclose(self) -> None:
         """End it, and see the connection closed."""
@@ -93,8 +96,8 @@ class Line:
                     _fail(waiting, answer)
                 elif not waiting.done():
                     waiting.set_result(answer)
-        except (RedisError, OSError):
-            pass
+        except (RedisError, OSError) as error:
+            self._why = error
         finally:
             await self._connection.disconnect(nowait=True)
             self.abandon()

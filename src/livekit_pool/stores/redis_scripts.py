@@ -26,6 +26,7 @@ from __future__ import annotations
 from .redis_parts import DOCUMENT, HOLD, HOLDERS, LET_GO, LIVES, NOW, PUT, TELL, Script
 
 __all__ = [
+    "ALL",
     "BEAT",
     "CONFIRM",
     "COUNT",
@@ -391,3 +392,6 @@ return found
 """,
     NOW,
 )
+
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
+"""All of them."""
