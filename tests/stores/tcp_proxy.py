@@ -9,6 +9,17 @@ from typing import Self
 _CHUNK = 2**16
 
 
+class _Passing:
+    """What passes on one connection."""
+
+    def __init__(self, asks: bool, answers: bool) -> None:
+        self.asks, self.answers = asyncio.Event(), asyncio.Event()
+        if asks:
+            self.asks.set()
+        if answers:
+            self.answers.set()
+
+
 class TcpProxy:
     """
     Stands in front of one port; an asynchronous context manager.
@@ -26,19 +37,29 @@ class TcpProxy:
         self.port = 0
         self.connections = 0
         self._behind = behind
-        # Whether what clients say passes, and what the service says.
-        self._asks, self._answers = asyncio.Event(), asyncio.Event()
+        # Whether what clients say passes, and what the service says, on connections to come.
+        self._asks = self._answers = True
+        self._passing: dict[int, _Passing] = {}
         self._server: asyncio.Server | None = None
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self.heal()
 
-    def mute(self) -> None:
-        """From now on keep back what the service says: it hears, and does what it is asked."""
-        self._answers.clear()
+    def mute(self, only: int | None = None) -> None:
+        """
+        From now on keep back what the service says: it hears, and does what it is asked.
+
+        ``only`` is the number of the one connection to mute, counted from 1.
+        """
+        if only is None:
+            self._answers = False
+        for number, passing in self._passing.items():
+            if only in (None, number):
+                passing.answers.clear()
 
     def deafen(self) -> None:
         """From now on keep back what clients say."""
-        self._asks.clear()
+        self._asks = False
+        for passing in self._passing.values():
+            passing.asks.clear()
 
     def black_hole(self) -> None:
         """Keep back everything; connections are still accepted, as by a kernel."""
@@ -47,8 +68,10 @@ class TcpProxy:
 
     def heal(self) -> None:
         """Let all pass again, what was kept back first."""
-        self._asks.set()
-        self._answers.set()
+        self._asks = self._answers = True
+        for passing in self._passing.values():
+            passing.asks.set()
+            passing.answers.set()
 
     async def cut(self) -> None:
         """End all connections; what was kept back on them is lost."""
@@ -83,20 +106,25 @@ class TcpProxy:
         task = asyncio.current_task()
         assert task is not None
         self.connections += 1
+        number = self.connections
+        passing = self._passing[number] = _Passing(self._asks, self._answers)
         self._served[task] = writer
         task.add_done_callback(self._served.pop)
         # Who is cut has nobody to tell.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             try:
-                await self._relay(reader, writer)
+                await self._relay(reader, writer, passing)
             finally:
+                del self._passing[number]
                 writer.transport.abort()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: _Passing
+    ) -> None:
         behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         directions = [
-            asyncio.create_task(_pass(reader, behind_writer, self._asks)),
-            asyncio.create_task(_pass(behind_reader, writer, self._answers)),
+            asyncio.create_task(_pass(reader, behind_writer, passing.asks)),
+            asyncio.create_task(_pass(behind_reader, writer, passing.answers)),
         ]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)

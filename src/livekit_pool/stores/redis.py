@@ -207,10 +207,9 @@ class RedisStore:
         return placement_from(room, stored) if stored else None
 
     async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
-        at = next(
-            (raw for (_, read), (_, raw) in self._stored_as.items() if read == revision), None
+        answer = await self._write(
+            scripts.PLACE, room, self._revision_stored(revision), f"{revision} {server}"
         )
-        answer = await self._write(scripts.PLACE, room, at or revision, f"{revision} {server}")
         if isinstance(answer, str):
             return placement_from(room, answer)
         return Stale(revision=_whole(answer[0]) or 0)
@@ -387,6 +386,11 @@ class RedisStore:
     def _stored(self, lineage: str, revision: int) -> tuple[str, str]:
         """How the identity of a document is stored."""
         return self._stored_as.get((lineage, revision), (lineage, str(revision)))
+
+    def _revision_stored(self, revision: int) -> str:
+        """How that revision of the document is stored."""
+        edited = (raw for (_, read), (_, raw) in self._stored_as.items() if read == revision)
+        return next(edited, str(revision))
 
 
 def _may_follow(there: Document, document: Document) -> bool:

@@ -211,6 +211,7 @@ class Calls:
         async with asyncio.timeout(self._limit):
             line = Line(await connected(self._address, self._limit))
             try:
+                await line.call("PING")  # whoever it is: it shall speak before it is told so much
                 # A Redis that was restarted knows none: all at once, so that each call is one
                 # trip, and a call that was sent has found its script.
                 await asyncio.gather(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from ..exceptions import ConfigurationError, StoreCorrupt, StoreError, StoreUnavailable
 
@@ -69,7 +69,7 @@ def is_answer(error: RedisError) -> bool:
 
 def code_of(error: RedisError) -> str:
     """The code at the beginning of an answer; ``ERR`` where it has none of its own."""
-    if error.status_code:
+    if error.status_code and error.status_code != "ERR":
         return error.status_code
     text = str(error)
     # Before Redis 7 what a script's command was refused with stands inside of the sentence.
@@ -116,6 +116,8 @@ def misconfigured(error: RedisError, place: str) -> ConfigurationError | None:
             return _wrong(place, "shows a certificate that is not to be trusted (ssl_ca_certs)")
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             return _wrong(place, "does not speak TLS, or asks for a certificate (ssl_certfile)")
+        if isinstance(cause, InvalidResponse):
+            return _wrong(place, "is something else: it does not answer as a Redis does")
         cause = cause.__cause__ or cause.__context__
     if not is_answer(error):
         return None

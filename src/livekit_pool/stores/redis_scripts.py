@@ -17,7 +17,8 @@ The keys of a pool begin with its prefix in braces, so that a cluster keeps them
 | ledger | hash | [writer, key] as JSON -> sum |
 | notices | channel | a hint that something changed: who hears it runs `LOOK` |
 
-What can be refused is refused before anything is written. Every script's first value is the
+What can be refused is refused before anything is written; for want of memory Redis refuses the
+first command of a script that adds something, and none after it. Every script's first value is the
 store's time for tests, or empty for that of Redis.
 """
 
@@ -89,11 +90,14 @@ return 1
 SWAP = Script(
     _WHOLE,
     """
-if there[1] ~= ARGV[2] or there[2] ~= ARGV[3] then return there end
+if (there[1] or '') ~= ARGV[2] or (there[2] or '') ~= ARGV[3] then return there end
 if ARGV[8] ~= '' then
-  -- One of a lost document may be there still.
-  redis.call('ZREMRANGEBYSCORE', history, ARGV[5], ARGV[5])
+  local lost = redis.call('ZRANGEBYSCORE', history, ARGV[5], ARGV[5])
   redis.call('ZADD', history, ARGV[5], ARGV[8])
+  -- One of a lost document may be there still.
+  for _, rotation in ipairs(lost) do
+    if rotation ~= ARGV[8] then redis.call('ZREM', history, rotation) end
+  end
   trim()
 end
 write(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
@@ -114,7 +118,7 @@ for at = 8, #ARGV, 2 do
     redis.call('ZADD', history, ARGV[at], ARGV[at + 1])
   end
 end
-trim()
+if #ARGV > 7 then trim() end
 write(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 return 1
 """,
@@ -160,7 +164,10 @@ PLACE = Script(
     """
 local there = redis.call('HGET', placements, ARGV[2])
 if there then return there end
-local revision = redis.call('HGET', document, 'revision') or '0'
+local revision = redis.call('HGET', document, 'revision')
+if not revision then
+  revision = redis.call('EXISTS', document) == 1 and '' or '0'
+end
 if revision ~= ARGV[3] then return {revision} end
 redis.call('ZADD', touched, exact(now), ARGV[2])
 redis.call('HSET', placements, ARGV[2], ARGV[4])

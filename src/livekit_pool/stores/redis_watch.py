@@ -194,9 +194,16 @@ def _pauses() -> Iterator[float]:
 
 
 def seen_from(answer: Sequence[Any]) -> Seen:
-    """Read the answer of the script `LOOK`."""
+    """
+    Read the answer of the script `LOOK`.
+
+    Raises:
+        StoreCorrupt: there are damaged placements in it.
+    """
     document, (born, last), moved = tuple(answer[:3]), answer[3:5], answer[5:]
     revision = document[1]
+    if last is not None and not last.isdecimal():
+        raise damaged_placements()
     rooms = zip(moved[::2], moved[1::2], strict=True)
     return Seen(
         revision=int(revision) if revision and revision.isdecimal() else None,
@@ -216,5 +223,10 @@ def placement_from(room: str, stored: str) -> Placement:
     """
     revision, space, server = stored.partition(" ")
     if not space or not revision.isdecimal():
-        raise StoreCorrupt("The placements in LIVEKIT_POOL_STORE are damaged.")
+        raise damaged_placements()
     return Placement(room=room, server=server, revision=int(revision))
+
+
+def damaged_placements() -> StoreCorrupt:
+    """What to say of them."""
+    return StoreCorrupt("The placements in LIVEKIT_POOL_STORE are damaged.")
