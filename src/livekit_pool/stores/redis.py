@@ -85,7 +85,6 @@ class RedisStore:
         self._calls = Calls(self._address, scripts.ALL)
         self._notices = Notices()
         self._watcher: Watcher | None = None
-        self._keys: dict[Script, list[str]] = {}
         # What was last said of the document.
         self._repairs: tuple[str, ...] = ()
         # A document whose identity somebody edited, by the one that is read -> as it is stored.
@@ -118,16 +117,16 @@ class RedisStore:
         if self._watcher is None:
             self._address.check_files()
             self._notices = Notices()
-            self._calls.start()
+            watcher = Watcher(self._look, self._notices)
+            self._calls.start(watcher.hint, watcher.gap)
             try:
-                answers = await self._calls.check(*self._with_keys(scripts.LOOK), "", 0)
+                answers = await self._calls.check(scripts.LOOK, "", 0)
+                await watcher.start(wait=answers)
             except BaseException:
+                await watcher.aclose()
                 await self._calls.aclose()
                 raise
-            channel = f"{{{self._address.prefix}}}:notices"
-            self._watcher = Watcher(self._address, channel, self._look, self._notices)
-            if answers:
-                await self._watcher.ready()
+            self._watcher = watcher
         return self
 
     async def __aexit__(
@@ -312,19 +311,10 @@ class RedisStore:
     # -- steps of the above --
 
     async def _read(self, script: Script, *values: str | int) -> Any:
-        return await self._calls.read(*self._with_keys(script), self._now(), *values)
+        return await self._calls.read(script, self._now(), *values)
 
     async def _write(self, script: Script, *values: str | int, repeats: bool = True) -> Any:
-        return await self._calls.write(
-            *self._with_keys(script), self._now(), *values, repeats=repeats
-        )
-
-    def _with_keys(self, script: Script) -> tuple[Script, list[str]]:
-        keys = self._keys.get(script)
-        if keys is None:
-            keys = [f"{{{self._address.prefix}}}:{key}" for key in script.keys]
-            self._keys[script] = keys
-        return script, keys
+        return await self._calls.write(script, self._now(), *values, repeats=repeats)
 
     def _now(self) -> str:
         return "" if self._clock is None else repr(self._clock())
@@ -343,7 +333,7 @@ class RedisStore:
     ) -> Swapped:
         """Write a document where the script finds what it ``replaces``."""
         answer, again = await self._calls.write_patiently(
-            *self._with_keys(script),
+            script,
             self._now(),
             *replaces,
             document.lineage,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
@@ -23,19 +24,14 @@ from .redis_errors import (
     refusal,
     turns_away,
 )
-from .redis_line import Line, LineLost
+from .redis_line import Line, LineLost, LineSilent, pack
 from .redis_parts import Script
 from .redis_url import Address
 
-__all__ = ["LIMIT", "Calls", "connected"]
+__all__ = ["LIMIT", "Calls"]
 
-LIMIT = 2.0
-"""Seconds after which a call, or a connection in the making, is given up."""
-
-
-# When each of two tries ends, in limits from the beginning.
-_USUAL = (1.0, 1.0)
-_PATIENT = (0.75, 1.5)
+LIMIT = 1.5
+"""Seconds after which an answer, or a connection in the making, is given up."""
 
 
 class Calls:
@@ -45,8 +41,9 @@ class Calls:
     Args:
         address: the Redis.
         known: scripts that it is told of with each new connection.
-        limit: seconds for one try. A second one is made only for a call that may be repeated, and
-            at once if the connection was cut; after silence only if the caller is patient.
+        limit: seconds for an answer, and for a connection. A call is tried again, once and within
+            that time, if it may be and the connection was cut; after silence only if the caller is
+            patient. So it ends in three limits, and almost always in one.
     """
 
     def __init__(
@@ -54,17 +51,28 @@ class Calls:
     ) -> None:
         self._address = address
         self._scripts = tuple(known)
+        # The keys of each script, as the connection takes them.
+        self._keys: dict[Script, bytes] = {}
         self._limit = limit
         self._open = False
+        self._heard: Callable[[], None] = lambda: None
+        self._subscribed: Callable[[], None] = lambda: None
         self._line: Line | None = None
         self._connecting: asyncio.Task[Line] | None = None
 
     def __repr__(self) -> str:
         return f"<Calls to {self._address.shown}, {self._line or 'no line'}>"
 
-    def start(self) -> None:
-        """From now on calls are made; nothing is connected yet."""
+    def start(self, heard: Callable[[], None], subscribed: Callable[[], None]) -> None:
+        """
+        From now on calls are made; nothing is connected yet.
+
+        Args:
+            heard: called for each message on the channel, and when the connection has ended.
+            subscribed: called when another connection gets the messages from now on.
+        """
         self._open = True
+        self._heard, self._subscribed = heard, subscribed
 
     async def aclose(self) -> None:
         """Refuse further calls, and end those that wait; idempotent."""
@@ -77,7 +85,7 @@ class Calls:
         if line is not None:
             await line.aclose()
 
-    async def check(self, script: Script, keys: list[str], *values: str | int) -> bool:
+    async def check(self, script: Script, *values: str | int) -> bool:
         """
         Try whether the setting is right, with a script that only reads.
 
@@ -88,8 +96,7 @@ class Calls:
             ConfigurationError: Redis says that it is not.
         """
         try:
-            async with asyncio.timeout(self._limit):
-                await _run(await self._get_line(), script, keys, values)
+            await self._run(await self._get_line(), script, values)
         except RedisError as error:
             if wrong := misconfigured(error, self._address.shown):
                 raise wrong from None
@@ -99,20 +106,19 @@ class Calls:
             return True
         return False
 
-    async def read(self, script: Script, keys: list[str], *values: str | int) -> Any:
+    async def read(self, script: Script, *values: str | int) -> Any:
         """
         Run a script that writes nothing.
 
         Raises:
             StoreUnavailable, StoreCorrupt: as `refusal` tells, or there was no answer in time.
         """
-        answer, _ = await self._call(script, keys, values, writes=False, repeats=True)
+        answer, _ = await self._call(script, values, writes=False, repeats=True)
         return answer
 
     async def write(
         self,
         script: Script,
-        keys: list[str],
         *values: str | int,
         repeats: bool = True,
     ) -> Any:
@@ -126,12 +132,10 @@ class Calls:
             StoreUnavailable, StoreCorrupt: nothing was written.
             StoreOutcomeUnknown: it may have been.
         """
-        answer, _ = await self._call(script, keys, values, writes=True, repeats=repeats)
+        answer, _ = await self._call(script, values, writes=True, repeats=repeats)
         return answer
 
-    async def write_patiently(
-        self, script: Script, keys: list[str], *values: str | int
-    ) -> tuple[Any, bool]:
+    async def write_patiently(self, script: Script, *values: str | int) -> tuple[Any, bool]:
         """
         Run a script that writes, and once more after silence too.
 
@@ -141,12 +145,11 @@ class Calls:
         Raises:
             as `write` does.
         """
-        return await self._call(script, keys, values, writes=True, repeats=True, patient=True)
+        return await self._call(script, values, writes=True, repeats=True, patient=True)
 
     async def _call(
         self,
         script: Script,
-        keys: list[str],
         values: tuple[str | int, ...],
         *,
         writes: bool,
@@ -158,16 +161,11 @@ class Calls:
             raise StoreUnavailable(f"The Redis {place} is not open.")
         now = asyncio.get_running_loop().time
         begun, sent = now(), False
-        # What a cut has lost is asked again at once; after silence only the patient have time.
-        for part in _PATIENT if patient else _USUAL:
+        while True:
             line = None
-            deadline = begun + part * self._limit
-            if now() >= deadline:
-                break
             try:
-                async with asyncio.timeout_at(deadline):
-                    line = await self._get_line()
-                    answer = await _run(line, script, keys, values)
+                line = await self._get_line()
+                return await self._run(line, script, values), sent
             except RedisError as error:
                 if line is None:
                     raise self._lost(sent and writes, connection_refused(error, place)) from None
@@ -175,17 +173,12 @@ class Calls:
                     line.abandon()
                 raise self._lost(sent and writes, refusal(error, place)) from None
             except TimeoutError as error:
-                if line is None:
-                    raise self._lost(sent and writes, connection_refused(error, place)) from None
-                # What follows on this line would wait in vain as well.
-                line.abandon()
-            except LineLost:
-                pass
-            else:
-                return answer, sent
-            sent = True
-            if not repeats:
-                break
+                raise self._lost(sent and writes, connection_refused(error, place)) from None
+            except LineLost as lost:
+                again = repeats and not sent and (patient or not isinstance(lost, LineSilent))
+                sent = True
+                if not again or now() - begun > 1.1 * self._limit:
+                    break
         raise self._lost(writes, StoreUnavailable(f"The Redis {place} does not answer."))
 
     def _lost(self, maybe_written: bool, error: Exception) -> Exception:
@@ -194,6 +187,20 @@ class Calls:
         return StoreOutcomeUnknown(
             f"The Redis {self._address.shown} (LIVEKIT_POOL_STORE) has not said whether it wrote."
         )
+
+    async def _run(self, line: Line, script: Script, values: tuple[str | int, ...]) -> Any:
+        keys = self._keys.get(script)
+        if keys is None:
+            names = [self._address.key(name) for name in script.keys]
+            keys = self._keys[script] = pack([len(names), *names])
+        known, given = 3 + len(script.keys) + len(values), pack(values)
+        try:
+            return await line.send(b"*%d\r\n%b%b%b" % (known, script.called, keys, given))
+        except RedisError as error:
+            if code_of(error) != "NOSCRIPT":
+                raise
+        # Somebody made it forget its scripts: it has done nothing yet.
+        return await line.send(b"*%d\r\n%b%b%b" % (known, script.whole, keys, given))
 
     async def _get_line(self) -> Line:
         """The line; all who find none wait for the same new one."""
@@ -209,21 +216,24 @@ class Calls:
 
     async def _connect(self) -> Line:
         async with asyncio.timeout(self._limit):
-            line = Line(await connected(self._address, self._limit))
+            connection = await _connected_to(self._address, self._limit)
+            line = Line(connection, self._limit, self._heard)
             try:
                 await line.call("PING")  # whoever it is: it shall speak before it is told so much
-                # A Redis that was restarted knows none: all at once, so that each call is one
-                # trip, and a call that was sent has found its script.
                 await asyncio.gather(
-                    *(line.call("SCRIPT", "LOAD", script.text) for script in self._scripts)
+                    line.call("SUBSCRIBE", self._address.key("notices")),
+                    # A Redis that was restarted knows none: all at once, so that each call is one
+                    # trip, and a call that was sent has found its script.
+                    *(line.call("SCRIPT", "LOAD", script.text) for script in self._scripts),
                 )
             except LineLost as lost:
                 raise RedisConnectionError("lost at once") from lost
             except BaseException:
                 line.abandon()
                 raise
-            self._line = line
-            return line
+        self._line = line
+        self._subscribed()
+        return line
 
     def _connected(self, task: asyncio.Task[Line]) -> None:
         self._connecting = None
@@ -231,13 +241,7 @@ class Calls:
             task.exception()  # those who waited were told
 
 
-async def connected(address: Address, limit: float) -> Any:
-    """
-    Make a connection that is ready for use.
-
-    Raises:
-        RedisError, OSError: it could not be made.
-    """
+async def _connected_to(address: Address, limit: float) -> AbstractConnection:
     connection = address.connection(limit)
     try:
         await connection.connect()  # type: ignore[no-untyped-call]  # not typed there
@@ -246,13 +250,3 @@ async def connected(address: Address, limit: float) -> Any:
             await connection.disconnect(nowait=True)
         raise
     return connection
-
-
-async def _run(line: Line, script: Script, keys: list[str], values: tuple[str | int, ...]) -> Any:
-    try:
-        return await line.call("EVALSHA", script.sha, len(keys), *keys, *values)
-    except RedisError as error:
-        if code_of(error) != "NOSCRIPT":
-            raise
-        # Somebody made it forget its scripts: it has done nothing yet.
-        return await line.call("EVAL", script.text, len(keys), *keys, *values)

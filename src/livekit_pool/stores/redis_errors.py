@@ -49,8 +49,6 @@ _MISCONFIGURED_TEXTS = {
     "DB index is out of range": "has no database of that number",
     "invalid DB index": "has no database of that number",
     "SELECT is not allowed in cluster mode": "is one of a Redis Cluster, which has database 0 only",
-    "without any password configured": "has no password, and the URL has one",
-    "no password is set": "has no password, and the URL has one",
     "unknown command": "does not know a command that a pool needs: Redis 6 or newer is needed",
 }
 _TEXTS = {"max number of clients reached": "has too many clients"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from .base import LIVING
+from .redis_line import pack
 
 __all__ = [
     "DOCUMENT",
@@ -29,7 +30,7 @@ class Script:
 
     Attributes:
         text: the whole of it.
-        sha: the name by which Redis knows it.
+        called, whole: the beginning of the command that runs it, if Redis knows it or not.
         keys: the keys it uses, without prefix, in the order in which it takes them.
     """
 
@@ -39,7 +40,9 @@ class Script:
         named = ", ".join(f"KEYS[{number}]" for number in range(1, len(self.keys) + 1))
         head = f"local {', '.join(self.keys)} = {named}\n"
         self.text = head + "".join(part.strip("\n") + "\n" for part in (*parts, body))
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.called = pack(["EVALSHA", sha])
+        self.whole = pack(["EVAL", self.text])
 
 
 # -- parts of several --

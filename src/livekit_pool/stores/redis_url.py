@@ -70,6 +70,10 @@ class Address:
             place = f"redis{'s' if self.tls else ''}://{host}:{self.port}/{self.db}"
         return f"{place}?{urlencode(query)}" if query else place
 
+    def key(self, name: str) -> str:
+        """The key, or channel, of that name."""
+        return f"{{{self.prefix}}}:{name}"
+
     def check_files(self) -> None:
         """`ConfigurationError` if a file that TLS needs cannot be used."""
         if not self.tls:
@@ -100,8 +104,8 @@ class Address:
             "db": self.db,
             "username": self.user,
             "password": self.password,
-            # RESP 2: the subscription's messages are then ordinary answers.
-            "protocol": 2,
+            # RESP 3: calls and the subscription share one connection.
+            "protocol": 3,
             "decode_responses": True,
             # Whatever bytes somebody put there: they are read, and then refused in a sentence.
             "encoding_errors": "surrogateescape",

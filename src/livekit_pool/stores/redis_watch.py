@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from ..exceptions import StoreCorrupt, StoreError
 from .base import Placement
 from .notices import Notices
-from .redis_calls import LIMIT, connected
+from .redis_calls import LIMIT
 from .redis_scripts import TOLD_AT_ONCE
-from .redis_url import Address
 
 __all__ = ["LOOKS", "Seen", "Watcher", "placement_from", "seen_from"]
 
 LOOKS = 2.0
 """Seconds after which a message that was lost is made up for."""
 
-# Seconds without a message after which the subscription is asked whether it is still there.
-_QUIET = 4.0
 # Seconds in which hints are taken for one: a storm of moves is read in few looks.
 _GATHERS = 0.01
 # Seconds between two tries, the first and the longest.
 _PAUSES = (0.05, 1.0)
 # More than there will ever be: where all is read anew, none of them is needed.
 _NO_MOVES = 2**53
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,86 +53,50 @@ class Watcher:
     Looks for changes when it is told that there may be some, and now and then anyway.
 
     Args:
-        address: the Redis.
-        channel: where hints come.
         look: reads what changed since the move of that number.
         notices: where to tell it.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        channel: str,
-        look: Callable[[int], Awaitable[Seen]],
-        notices: Notices,
-    ) -> None:
-        self._address = address
-        self._channel = channel
+    def __init__(self, look: Callable[[int], Awaitable[Seen]], notices: Notices) -> None:
         self._look = look
         self._notices = notices
         self._known = Seen()
         self._hint = asyncio.Event()
         # Whether something may have been missed that a look does not show.
         self._gap = True
-        self._subscribed = False
         self._ready = asyncio.Event()
-        self._tasks = [
-            asyncio.create_task(self._listen_for_ever()),
-            asyncio.create_task(self._look_for_ever()),
-        ]
+        self._task: asyncio.Task[None] | None = None
 
-    async def ready(self) -> None:
-        """Wait until what happens from now on will be told, or cannot be at first."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LIMIT):
-                await self._ready.wait()
+    def __repr__(self) -> str:
+        return f"<Watcher at revision {self._known.revision}, move {self._known.moves}>"
+
+    def hint(self) -> None:
+        """Something may have changed."""
+        self._hint.set()
+
+    def gap(self) -> None:
+        """Hints may have been lost; from now on they come."""
+        self._gap = True
+        self._hint.set()
+
+    async def start(self, *, wait: bool) -> None:
+        """
+        Begin; return when what happens from now on will be told.
+
+        Args:
+            wait: whether to wait for that, within bounds.
+        """
+        self._task = asyncio.create_task(self._look_for_ever())
+        if wait:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LIMIT):
+                    await self._ready.wait()
 
     async def aclose(self) -> None:
         """Stop; idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    # -- hints --
-
-    async def _listen_for_ever(self) -> None:
-        pauses = _pauses()
-        while True:
-            self._subscribed = False
-            try:
-                await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
-                _LOG.debug("Subscription lost", extra={"fields": {"error": type(error).__name__}})
-            if self._subscribed:
-                pauses = _pauses()
-            self._ready.set()
-            await asyncio.sleep(next(pauses))
-
-    async def _listen(self) -> None:
-        async with asyncio.timeout(LIMIT):
-            connection = await connected(self._address, LIMIT)
-        try:
-            await connection.send_command("SUBSCRIBE", self._channel)
-            asked = True
-            while True:
-                wait = LIMIT if asked else _QUIET
-                answer = await connection.read_response(timeout=wait)
-                if answer is None and asked:
-                    # Half a connection: what is said to it does not arrive here.
-                    raise TimeoutError
-                if asked := answer is None:
-                    await connection.send_command("PING")
-                elif answer[0] == "subscribe":
-                    # What was said before this is gone.
-                    self._gap = self._subscribed = True
-                    self._hint.set()
-                elif answer[0] == "message":
-                    self._hint.set()
-        finally:
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
-
-    # -- looks --
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _look_for_ever(self) -> None:
         pauses = _pauses()
@@ -153,14 +110,12 @@ class Watcher:
                 seen = await self._look(_NO_MOVES if gap else self._known.moves)
             except StoreError:
                 # Whoever calls hears of it too. Until a look succeeds anything may happen.
-                self._gap = True
-                self._hint.set()
+                self.gap()
                 await asyncio.sleep(next(pauses))
                 continue
             pauses = _pauses()
             self._tell(seen, gap)
-            if self._subscribed:
-                self._ready.set()
+            self._ready.set()
             await asyncio.sleep(_GATHERS)
 
     def _tell(self, seen: Seen, gap: bool) -> None:
