@@ -12,16 +12,21 @@ import signal
 import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from livekit_pool.stores.base import Store
 from livekit_pool.stores.memory import MemoryStore
+from livekit_pool.stores.redis import RedisStore
 from livekit_pool.stores.sqlite import SqliteStore
 
+from .redis_server import RedisServer
 from .work import WORK, Record
 
 ROOT = Path(__file__).parents[2]
@@ -173,13 +178,52 @@ class SqliteBackend:
         return [sentence for (sentence,) in found if sentence != "ok"]
 
 
+class RedisBackend:
+    """``redis://``: a Redis of its own, without persistence."""
+
+    shared = True
+
+    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+        self.server = RedisServer(directory / "redis")
+        self.url = self.server.url
+        self._clock = clock
+        self._workers: list[ProcessWorker] = []
+
+    def open(self) -> Store:
+        return RedisStore(self.url, clock=self._clock)
+
+    async def worker(self, work: str, **settings: Any) -> ProcessWorker:
+        worker = await ProcessWorker.start(self.url, work, settings)
+        self._workers.append(worker)
+        return worker
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            await worker.kill()
+        self.server.kill()
+
+    def problems(self) -> list[str]:
+        return []
+
+
 SHARED_BACKENDS: dict[str, Callable[[Path, Callable[[], float]], SharedBackend]] = {
     "sqlite": SqliteBackend,
+    "redis": RedisBackend,
 }
 BACKENDS: dict[str, Callable[[Path, Callable[[], float]], Backend]] = {
     "memory": MemoryBackend,
     **SHARED_BACKENDS,
 }
+# Those that need a program which not everybody has.
+NEEDS = {"redis": "redis"}
+
+
+def parameters(backends: Iterable[str]) -> list[ParameterSet]:
+    """The names of ``backends`` for a fixture, each with what it needs."""
+    return [
+        pytest.param(name, marks=pytest.mark.needs(NEEDS[name]) if name in NEEDS else ())
+        for name in sorted(backends)
+    ]
 
 
 async def at_once(backend: Backend, work: str, count: int, **settings: Any) -> list[list[Record]]:

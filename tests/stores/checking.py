@@ -8,7 +8,7 @@ of one clock for all processes of the machine.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .work import Record
 
@@ -50,6 +50,76 @@ def check_swaps(
         if not least <= read["read"] <= most:
             problems.append(f"read {read['read']}, which was not between {least} and {most}")
     return problems
+
+
+def check_attempts(
+    seen: Sequence[Sequence[Record]], first: int, history: Sequence[tuple[int, str]]
+) -> list[str]:
+    """
+    Every revision after ``first`` has one writer, who was not told that it did not write it.
+
+    Args:
+        seen: what each worker of `outage_work.attempts` recorded.
+        history: revision and reason of the store's rotations, oldest first.
+    """
+    swaps = {record["attempt"]: record for worker in seen for record in worker if _swap(record)}
+    problems = []
+    revisions = [revision for revision, _ in history]
+    if revisions != list(range(first + 1, first + 1 + len(revisions))):
+        problems.append(f"revisions have gaps: {revisions}")
+    written = {reason: revision for revision, reason in history}
+    for reason, revision in written.items():
+        swap = swaps.get(reason)
+        if swap is None or swap["expected"] + 1 != revision:
+            problems.append(f"{revision} was written by {reason}, who did not ask for it")
+        elif swap["outcome"] in ("lost", "refused"):
+            problems.append(f"{reason} wrote {revision} and was told that it was {swap['outcome']}")
+    problems += [
+        f"{reason} won {swap['expected'] + 1}, and it is not there"
+        for reason, swap in swaps.items()
+        if swap["outcome"] == "won" and written.get(reason) != swap["expected"] + 1
+    ]
+    applied = [swaps[reason] for reason in written if reason in swaps]
+    return [*problems, *_reads(seen, applied, first)]
+
+
+def _swap(record: Record) -> bool:
+    return "attempt" in record
+
+
+def _reads(seen: Sequence[Sequence[Record]], swaps: Sequence[Record], first: int) -> Iterator[str]:
+    won = [swap for swap in swaps if swap["outcome"] == "won"]
+    for worker in seen:
+        before = first
+        for read in (record for record in worker if "read" in record):
+            if read["read"] < before:
+                yield f"a reader went back from {before} to {read['read']}"
+            before = read["read"]
+            least = max((w["expected"] + 1 for w in won if w["end"] < read["begin"]), default=first)
+            most = max(
+                (s["expected"] + 1 for s in swaps if s["begin"] < read["end"]), default=first
+            )
+            if not least <= read["read"] <= most:
+                yield f"read {read['read']}, which was not between {least} and {most}"
+
+
+def check_ledger(
+    seen: Sequence[Sequence[Record]], ledger: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """What was counted for certain is in the ledger, and nothing that nobody counted."""
+    problems = []
+    for worker in seen:
+        counts = [record for record in worker if "counted" in record]
+        if not counts:
+            continue
+        writer = counts[0]["writer"]
+        least = max((record["counted"] for record in counts if record["certain"]), default=0)
+        most = max(record["counted"] for record in counts)
+        total = ledger.get(writer, {}).get("steps", 0)
+        if not least <= total <= most:
+            problems.append(f"{writer} counted {least} to {most}, the ledger has {total}")
+    strangers = ledger.keys() - {r["writer"] for w in seen for r in w if "counted" in r}
+    return problems + [f"{writer} counted nothing" for writer in sorted(strangers)]
 
 
 def check_places(seen: Sequence[Sequence[Record]], rooms: int) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .backends import BACKENDS, SHARED_BACKENDS, Backend, SharedBackend
+from .backends import BACKENDS, SHARED_BACKENDS, Backend, SharedBackend, parameters
 from .values import Clock
 
 
@@ -17,7 +17,7 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=parameters(BACKENDS))
 async def backend(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> AsyncIterator[Backend]:
@@ -27,7 +27,7 @@ async def backend(
     await backend.aclose()
 
 
-@pytest.fixture(params=sorted(SHARED_BACKENDS))
+@pytest.fixture(params=parameters(SHARED_BACKENDS))
 async def shared_backend(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> AsyncIterator[SharedBackend]:

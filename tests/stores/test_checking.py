@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from .checking import check_moves, check_places, check_swaps, check_watch
+from .checking import (
+    check_attempts,
+    check_ledger,
+    check_moves,
+    check_places,
+    check_swaps,
+    check_watch,
+)
 
 
 def swap(expected: int, reason: str, time: float, **other: Any) -> dict[str, Any]:
@@ -111,3 +118,76 @@ class TestWatch:
         assert self.problems(moved_back) == ["standup went back to 1"]
         assert self.problems(good[:3]) == ["the view by notices is not what the store has"]
         assert len(self.problems([])) == 3
+
+
+def attempt(expected: int, reason: str, time: float, outcome: str = "won") -> dict[str, Any]:
+    record = {"attempt": reason, "expected": expected, "outcome": outcome}
+    return {**record, "begin": time, "end": time + 1}
+
+
+GOOD_ATTEMPTS = [
+    attempt(1, "a", 0),
+    attempt(2, "b", 2, "unknown"),
+    attempt(2, "c", 2, "lost"),
+    attempt(3, "d", 4, "unknown"),
+    read(3, 5),
+]
+
+
+class TestAttempts:
+    def test_good_ones_pass(self) -> None:
+        assert check_attempts([GOOD_ATTEMPTS[:1], GOOD_ATTEMPTS[1:]], 1, HISTORY) == []
+
+    @pytest.mark.parametrize(
+        ("records", "history", "problem"),
+        [
+            (GOOD_ATTEMPTS, [(2, "a"), (4, "d")], "revisions have gaps: [2, 4]"),
+            (GOOD_ATTEMPTS, [(3, "b")], "revisions have gaps: [3]"),
+            (GOOD_ATTEMPTS, [(2, "x"), (3, "b")], "2 was written by x, who did not ask for it"),
+            (GOOD_ATTEMPTS, [(2, "a"), (3, "d")], "3 was written by d, who did not ask for it"),
+            (GOOD_ATTEMPTS, [(2, "a"), (3, "c")], "c wrote 3 and was told that it was lost"),
+            (
+                [*GOOD_ATTEMPTS[:1], attempt(2, "b", 2, "refused")],
+                HISTORY,
+                "b wrote 3 and was told that it was refused",
+            ),
+            (GOOD_ATTEMPTS[:1], [], "a won 2, and it is not there"),
+            (
+                [*GOOD_ATTEMPTS, attempt(2, "e", 2)],
+                HISTORY,
+                "e won 3, and it is not there",
+            ),
+            ([*GOOD_ATTEMPTS, read(2, 7)], HISTORY, "a reader went back from 3 to 2"),
+            ([*GOOD_ATTEMPTS, read(1, 1.5)], HISTORY, "read 1, which was not between 2 and 3"),
+            ([read(3, 0), *GOOD_ATTEMPTS[:-1]], HISTORY, "read 3, which was not between 1 and 2"),
+        ],
+    )
+    def test_bad_ones_are_found(
+        self, records: list[dict[str, Any]], history: list[tuple[int, str]], problem: str
+    ) -> None:
+        assert problem in check_attempts([records], 1, history)
+
+    def test_two_readers_may_differ(self) -> None:
+        assert check_attempts([GOOD_ATTEMPTS[:1], [read(2, 2)], [read(1, 0)]], 1, [(2, "a")]) == []
+
+
+def counted(total: int, certain: bool = True) -> dict[str, Any]:
+    return {"counted": total, "writer": "p1", "certain": certain}
+
+
+class TestLedger:
+    @pytest.mark.parametrize("total", [2, 3])
+    def test_what_is_not_certain_may_be_there(self, total: int) -> None:
+        assert check_ledger([[counted(2), counted(3, False)]], {"p1": {"steps": total}}) == []
+
+    @pytest.mark.parametrize(
+        ("ledger", "problem"),
+        [
+            ({}, "p1 counted 2 to 3, the ledger has 0"),
+            ({"p1": {"steps": 1}}, "p1 counted 2 to 3, the ledger has 1"),
+            ({"p1": {"steps": 4}}, "p1 counted 2 to 3, the ledger has 4"),
+            ({"p1": {"steps": 2}, "p2": {"steps": 2}}, "p2 counted nothing"),
+        ],
+    )
+    def test_bad_ones_are_found(self, ledger: dict[str, dict[str, int]], problem: str) -> None:
+        assert check_ledger([[counted(2), counted(3, False)], []], ledger) == [problem]

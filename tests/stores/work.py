@@ -20,6 +20,7 @@ from livekit_pool.core.document import Document
 from livekit_pool.stores import store_from_url
 from livekit_pool.stores.base import Changed, Moved, Placement, Resync, Stale, Store, SwapOutcome
 
+from .outage_work import attempts, lives
 from .values import following, process_row, rotation_to
 
 Record = dict[str, Any]
@@ -138,7 +139,7 @@ def as_record(placement: Placement) -> Record:
 
 
 WORK: dict[str, Work] = {
-    work.__name__: work for work in (swaps, places, moves, watches, everything)
+    work.__name__: work for work in (swaps, places, moves, watches, everything, attempts, lives)
 }
 
 
@@ -149,6 +150,10 @@ async def main(url: str, name: str, settings: dict[str, Any]) -> None:
         if settings.get("flush"):
             sys.stdout.flush()
 
+    if skew := settings.get("skew"):
+        # The clock of this process's machine is wrong by so many seconds.
+        right = time.time
+        time.time = lambda: right() + skew
     async with store_from_url(url) as store:
         sys.stdout.write("ready\n")
         sys.stdout.flush()

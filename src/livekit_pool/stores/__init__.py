@@ -20,6 +20,9 @@ __all__ = ["store_from_url"]
 # scheme -> "module:Class"; the class is called with the whole URL and the servers' names.
 _STORES = {
     "memory": "livekit_pool.stores.memory:MemoryStore",
+    "redis": "livekit_pool.stores.redis:RedisStore",
+    "rediss": "livekit_pool.stores.redis:RedisStore",
+    "unix": "livekit_pool.stores.redis:RedisStore",
     "sqlite": "livekit_pool.stores.sqlite:SqliteStore",
 }
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -31,7 +34,7 @@ def store_from_url(url: str, *, names: Sequence[str] = ()) -> Store:
 
     Args:
         url: ``sqlite:///path`` (relative to the working directory), ``sqlite:////path``
-            (absolute) or ``memory://``.
+            (absolute), ``redis://``, ``rediss://`` or ``unix://`` (a Redis) or ``memory://``.
         names: the pool's servers, in order, for documents that name none.
 
     Raises:

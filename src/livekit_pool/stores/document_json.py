@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core.document import Document, Rotation
 from ..core.stored import (
@@ -22,15 +22,23 @@ def document_to_json(document: Document) -> str:
     return json.dumps(to_mapping(document))
 
 
-def document_from_json(text: str, names: Sequence[str] = ()) -> tuple[Document, tuple[str, ...]]:
+def document_from_json(
+    text: str, names: Sequence[str] = (), beside: Mapping[str, object] | None = None
+) -> tuple[Document, tuple[str, ...]]:
     """
     Read a document, with a sentence for each repair; `StoreCorrupt` if it is beyond repair.
 
-    ``names``, the pool's servers in order, are what an index means where somebody took out the
-    active server's name, which a pool always writes.
+    Args:
+        names: the pool's servers in order: what an index means where somebody took out the active
+            server's name, which a pool always writes.
+        beside: fields that the store keeps beside the text as well, and goes by.
     """
     try:
-        return from_mapping(_mapping(text), names)
+        mapping = _mapping(text)
+        differing = {k: v for k, v in (beside or {}).items() if mapping.get(k) != v}
+        document, repairs = from_mapping({**mapping, **differing}, names)
+        kept = (f"{key} was edited: {value!r} is taken" for key, value in differing.items())
+        return document, (*repairs, *kept)
     except ValueError as error:
         raise StoreCorrupt(f"What LIVEKIT_POOL_STORE holds is not usable: {error}.") from error
 

@@ -1,0 +1,204 @@
+"""One connection to Redis: calls follow each other without waiting for answers, beside messages."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from .redis_errors import is_answer
+
+__all__ = ["Line", "LineLost", "LineSilent", "pack"]
+
+# Bytes on their way up to which sending cannot have to wait: asyncio takes 64 KiB without.
+_NEVER_WAITS = 2**15
+
+
+class LineLost(Exception):
+    """The connection ended before the answer came; what was sent may have been done."""
+
+
+class LineSilent(LineLost):
+    """The same, because there was no answer in time."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Who waits for an answer: since when, and for what a command."""
+
+    answer: asyncio.Future[Any]
+    since: float
+    size: int
+
+
+class Line:
+    """
+    A connected connection, and who waits for its answers.
+
+    Redis answers in the order in which it was asked. So calls share one connection, and one that
+    is cancelled does no harm: its answer is dropped when it comes. One that is not answered in
+    time ends it, because those behind it would wait in vain as well.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        limit: float,
+        heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Take a connection that is connected, and from now on nobody else's.
+
+        Args:
+            limit: seconds that an answer may take.
+            heard: called for each message of a subscription, and when the connection has ended.
+        """
+        self._connection = connection
+        self._limit = limit
+        self._heard = heard
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
+        # One timer for all: each call with one of its own would cost as much as the call.
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost = False
+        self._why: Exception | None = None
+        self._reader = asyncio.create_task(self._read())
+
+    def __repr__(self) -> str:
+        return f"<Line {'lost' if self._lost else 'open'}, {len(self._waiting)} waiting>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended."""
+        return self._lost
+
+    async def call(self, *command: str | int) -> Any:
+        """
+        Ask for the answer to ``command``.
+
+        Raises:
+            LineLost, LineSilent: the connection ended.
+            RedisError: the answer is an error.
+            ValueError: a text in ``command`` cannot be written as UTF-8.
+        """
+        return await self.send(b"*%d\r\n%b" % (len(command), pack(command)))
+
+    async def send(self, packed: bytes) -> Any:
+        """The same for a command that is packed already, as `pack` does it."""
+        if self._lost:
+            raise LineLost
+        waiting = _Waiting(self._loop.create_future(), self._loop.time(), len(packed))
+        self._waiting.append(waiting)
+        self._bytes += waiting.size
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit, self._look)
+        # The whole command is handed over before this waits, so that the order is the same.
+        sending = self._connection.send_packed_command(packed, check_health=False)
+        try:
+            if self._bytes < _NEVER_WAITS:
+                await sending
+            else:
+                async with asyncio.timeout(self._limit):
+                    await sending
+        except BaseException as error:
+            # Half a command may be on its way: what followed would be read as its rest.
+            waiting.answer.cancel()
+            self.abandon()
+            if isinstance(error, TimeoutError):
+                raise LineSilent from None
+            if isinstance(error, RedisError):
+                raise LineLost from error
+            raise
+        return await waiting.answer
+
+    def abandon(self, lost: type[LineLost] = LineLost) -> None:
+        """End it: whoever waits for an answer is told that it is lost. Idempotent."""
+        if self._lost:
+            return
+        self._lost = True
+        self._reader.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._waiting:
+            error = lost()
+            error.__cause__ = self._why
+            _fail(self._waiting.popleft().answer, error)
+
+    async def aclose(self) -> None:
+        """End it, and see the connection closed."""
+        self.abandon()
+        await asyncio.wait([self._reader])
+
+    def _look(self) -> None:
+        """Look whether the first of those that wait has waited too long."""
+        self._timer = None
+        if not self._waiting:
+            return
+        due = self._waiting[0].since + self._limit
+        if due <= self._loop.time():
+            self.abandon(LineSilent)
+        else:
+            self._timer = self._loop.call_at(due, self._look)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                answer = await self._next()
+                if _is_message(answer):
+                    self._heard()
+                    continue
+                if not self._waiting:
+                    break  # nobody asked: it says goodbye
+                waiting = self._waiting.popleft()
+                self._bytes -= waiting.size
+                if isinstance(answer, RedisError):
+                    _fail(waiting.answer, answer)
+                elif not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+        except (RedisError, OSError) as error:
+            self._why = error
+        finally:
+            await self._connection.disconnect(nowait=True)
+            self.abandon()
+            self._heard()
+
+    async def _next(self) -> Any:
+        try:
+            return await self._connection.read_response(
+                timeout=math.inf, disconnect_on_error=False, push_request=True
+            )
+        except RedisError as error:
+            if is_answer(error):
+                return error
+            raise
+
+
+def pack(words: Iterable[str | int]) -> bytes:
+    """
+    Write words of a command as RESP has them, after the line that says how many they are.
+
+    Raises:
+        ValueError: one of them cannot be written as UTF-8.
+    """
+    packed = []
+    for word in words:
+        text = str(word).encode(errors="surrogateescape")
+        packed.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"".join(packed)
+
+
+def _is_message(answer: Any) -> bool:
+    """Whether it is no answer, but what was published; none of a script's answers looks so."""
+    return type(answer) is list and len(answer) == 3 and answer[0] == "message" and not answer[2]
+
+
+def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

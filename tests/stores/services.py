@@ -1,0 +1,110 @@
+"""
+The stores that are services of their own: they die, freeze and are cut off from their users.
+
+A further one is a further class here, and a name in `SERVICES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Protocol
+
+from livekit_pool.stores.base import Store
+from livekit_pool.stores.redis import RedisStore
+
+from .backends import ProcessWorker
+from .redis_server import RedisServer
+from .tcp_proxy import TcpProxy
+
+
+class ServiceBackend(Protocol):
+    """
+    One kind of service with nothing in it, which runs by its own time.
+
+    Attributes:
+        port: where it listens, on 127.0.0.1, also after it was started again.
+        keeps_placements: as its stores say.
+        keeps_data: whether it has its data again after it was killed.
+    """
+
+    port: int
+    keeps_placements: bool
+    keeps_data: bool
+
+    def __init__(self, directory: Path) -> None:
+        """``directory`` is for its files; it does not run yet."""
+
+    def open(self, through: TcpProxy | None = None) -> Store:
+        """A store that uses it, as a further process would; through that proxy, if one is given."""
+
+    async def worker(
+        self, work: str, *, through: TcpProxy | None = None, **settings: Any
+    ) -> ProcessWorker:
+        """A process on its way to be ready for `work`."""
+
+    async def start(self) -> None:
+        """Start it, with the data it kept, and wait until it answers."""
+
+    async def kill(self) -> None:
+        """End it at once, also if it is frozen; idempotent."""
+
+    async def forget(self) -> None:
+        """Throw its data away, while it does not run."""
+
+    def freeze(self) -> None:
+        """Stop it where it is (SIGSTOP)."""
+
+    def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+
+    async def aclose(self) -> None:
+        """End it and all workers."""
+
+
+class RedisService:
+    """``redis://``, which has written what it answers to disk."""
+
+    keeps_placements = True
+    keeps_data = True
+
+    def __init__(self, directory: Path) -> None:
+        self.server = RedisServer(directory / "redis", keeps=True, running=False)
+        self.port = self.server.port
+        self._workers: list[ProcessWorker] = []
+
+    def open(self, through: TcpProxy | None = None) -> Store:
+        return RedisStore(self._url(through))
+
+    async def worker(
+        self, work: str, *, through: TcpProxy | None = None, **settings: Any
+    ) -> ProcessWorker:
+        worker = await ProcessWorker.start(self._url(through), work, settings)
+        self._workers.append(worker)
+        return worker
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.server.start)
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(self.server.kill)
+
+    async def forget(self) -> None:
+        self.server.forget()
+
+    def freeze(self) -> None:
+        self.server.freeze()
+
+    def thaw(self) -> None:
+        self.server.thaw()
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            await worker.kill()
+        await self.kill()
+
+    def _url(self, through: TcpProxy | None) -> str:
+        return f"redis://127.0.0.1:{through.port if through else self.port}"
+
+
+SERVICES: dict[str, type[ServiceBackend]] = {"redis": RedisService}
