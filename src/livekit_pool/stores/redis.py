@@ -104,6 +104,11 @@ class RedisStore:
         return True
 
     @property
+    def remote(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
     def keeps_placements(self) -> bool:
         """Always True."""
         return True
