@@ -128,6 +128,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "host": ("[::1]", "::1"),
     "port": ("8080", 8080),
     "workers": ("4", 4),
+    "machine": ("rack 4", "rack 4"),
     "tls_cert": ("cert.pem", Path("cert.pem")),
     "tls_key": ("key.pem", Path("key.pem")),
     "route": ("Gateway", "gateway"),

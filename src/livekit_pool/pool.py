@@ -101,7 +101,7 @@ class Pool:
                     rotation_interval=settings.rotation_interval,
                     pace=settings.pace,
                 ),
-                host=socket.gethostname(),
+                host=settings.machine or socket.gethostname(),
                 probe_interval=settings.probe_interval,
                 signed_interval=settings.probe_rooms_interval,
                 may_probe=self._may_probe,

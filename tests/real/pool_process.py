@@ -204,6 +204,11 @@ class PoolProcess:
         # multiprocessing's own helper is not a worker.
         return [pid for pid in children if "resource_tracker" not in _arguments(pid)]
 
+    def pids(self) -> list[int]:
+        """The pids of all that runs of it, the supervisor first."""
+        assert self._process is not None
+        return [self._process.pid, *self._family()]
+
     def log_text(self) -> str:
         """All that it wrote so far, over all its starts."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""

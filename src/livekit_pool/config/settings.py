@@ -97,6 +97,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7870
     workers: int = 2
+    machine: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     route: str = "gateway"
@@ -180,6 +181,9 @@ SETTINGS: tuple[Setting, ...] = (
         "Port to listen on; 0 for any."),
     _setting("workers", integer(1, 64), "N",
         "Processes that serve; with two, one takes over when the other dies. One with memory://."),
+    _setting("machine", text, "NAME",
+        "Name of this machine, by which processes tell whether they share a network. Default: its "
+        "host name; needed only where several machines have the same."),
     _setting("tls.cert", path, "FILE",
         "Certificate chain (PEM) to speak TLS with."),
     _setting("tls.key", path, "FILE",
