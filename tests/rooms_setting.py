@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -68,9 +68,10 @@ class FakeDriver:
     def active_server(self) -> str:
         return self.document.active_server if self.step is None else self.step.server
 
-    async def which_have(self, room: str) -> list[str]:
+    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
         await asyncio.sleep(0)
-        return [name for name in NAMES if room in self.having.get(name, ())]
+        found = {room: [n for n in NAMES if room in self.having.get(n, ())] for room in rooms}
+        return {room: servers for room, servers in found.items() if servers}
 
     def store_failed(self, error: StoreError) -> None:
         self.store_changes(False)

@@ -72,6 +72,7 @@ from ..stores.base import (
 )
 from ..stores.base import Loaded as StoreLoaded
 from ..upstream.probe import Prober, ProbeResult
+from ..upstream.room_list import ListedRoom
 from .neighbours import seen_in
 from .probing import Probing
 from .tasks import Tasks
@@ -361,15 +362,36 @@ class Driver:
         """Probe ``server`` at once, unless a probe of it is under way."""
         return self._probing.probe(server)
 
-    async def which_have(self, room: str) -> list[str]:
-        """Names of the servers, not seen down, that have ``room`` now; in the list's order."""
+    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """
+        Ask the servers, but those seen down, for ``rooms``.
+
+        Returns:
+            for each room that any of them has the names of those servers: first those where
+            somebody is in it, of several the one that made it last. Where a room moved to, it
+            was made anew, so that everybody who asks gets the same answer.
+        """
         asked = [
             server
             for name, server in self.servers.items()
             if self.machine.health(name) is not Health.DOWN
         ]
-        found = await asyncio.gather(*(self._prober.room_exists(server, room) for server in asked))
-        return [server.name for server, has in zip(asked, found, strict=True) if has]
+        lists = await asyncio.gather(*(self._listed(server, rooms) for server in asked))
+        found: dict[str, list[tuple[bool, float, str]]] = {}
+        for server, listed in zip(asked, lists, strict=True):
+            for name, room in listed.items():
+                rank = (room.participants > 0, room.created, server.name)
+                found.setdefault(name, []).append(rank)
+        return {
+            name: [server for _, _, server in sorted(ranks, reverse=True)]
+            for name, ranks in found.items()
+        }
+
+    async def _listed(self, server: Server, rooms: Sequence[str]) -> Mapping[str, ListedRoom]:
+        try:
+            return await self._prober.list_rooms(server, rooms)
+        except NoAnswer:
+            return {}
 
     def fault(
         self,

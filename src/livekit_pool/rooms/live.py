@@ -32,6 +32,9 @@ LONGEST_WAIT: Final = 10.0
 RENEW: Final = 20.0
 """Seconds between two renewals of this process's rooms; placements lapse after 60."""
 
+MENDS: Final = 5.0
+"""Seconds between two looks for split rooms, while no store tells where rooms are."""
+
 AFTER_GAP: Final = 1.0
 """
 Seconds that a join of a room without a placement waits after a gap in the store's notices: the
@@ -105,6 +108,7 @@ class Rooms:
     def start(self) -> None:
         """Begin to renew and to write; the driver must be running."""
         self._driver.keep(self._renew)
+        self._driver.keep(self._mend)
         self._driver.keep(self._write)
 
     def listen(self, listener: Callable[[str], None]) -> None:
@@ -134,8 +138,9 @@ class Rooms:
         The placement that a join of room ``name`` must go to; makes or moves it where that is due.
 
         Args:
-            known: where the client says that it was, by a token of this pool. Believed only by a
-                process that has never read a document.
+            known: where the client was sent last, by a token of this pool. It counts for a process
+                that has never read a document, and where the store is away, if it is newer than
+                what this process read.
 
         Raises:
             StoreError, NoAnswer: the store does not answer, and never did.
@@ -143,6 +148,8 @@ class Rooms:
         driver = self._driver
         if driver.machine.document is None and known is not None and known.server in driver.servers:
             return known
+        if known is not None and not self._placing.shared:
+            self._believe(known)
         while True:
             document = await driver.fresh()
             room = self._rooms.get(name)
@@ -158,6 +165,12 @@ class Rooms:
                 await driver.reload()
             self._learn(answer)
             return await self._moved_if_due(answer)
+
+    def _believe(self, known: Placement) -> None:
+        """Others, who reach the store, have moved the room since this process read of it."""
+        if known.revision > self._driver.document.revision and known.server in self._driver.servers:
+            self._placing.adopt(known)
+            self._learn(known)
 
     async def _wait_after_gap(self, name: str) -> None:
         left = self._gap_at + AFTER_GAP - time.monotonic()
@@ -355,6 +368,15 @@ class Rooms:
             since = self._driver.document.active_since
             self._learned = {k: at for k, at in self._learned.items() if k >= since}
 
+    async def _mend(self) -> None:
+        """While the store tells nothing: find rooms that others moved, and follow them."""
+        while True:
+            await asyncio.sleep(MENDS)
+            lately = time.monotonic() - 2 * MENDS
+            held = [p for p in self._held() if self._moved_at.get(p.room, -math.inf) < lately]
+            for stray in await self._placing.strays(held):
+                self._learn(stray, whatever=True)
+
     # -- moves --
 
     def _announced(self, announce: Announce) -> None:
@@ -394,10 +416,14 @@ class Rooms:
 
     async def _agree(self) -> None:
         """Tell the store where this process's rooms are, and hear of those that are elsewhere."""
-        held = [room.placement for room in self if room.sessions and room.placement]
+        held = self._held()
         with contextlib.suppress(StoreError):
             for elsewhere in await self._placing.agree(held, self._driver.process):
                 self._learn(elsewhere, whatever=True)
+
+    def _held(self) -> list[Placement]:
+        """The placements of the rooms with sessions, as this process knows them."""
+        return [room.placement for room in self if room.sessions and room.placement]
 
     def _learn(self, placement: Placement, *, whatever: bool = False) -> None:
         """

@@ -113,6 +113,38 @@ class Placing:
         if self.shared:
             await self._store.release(room, process)
 
+    async def strays(self, held: Sequence[Placement]) -> Sequence[Placement]:
+        """
+        Look for rooms of ``held`` that are on two servers, while no store tells where they are.
+
+        Others may have moved a room without this process hearing of it.
+
+        Returns:
+            where those rooms are that somebody made anew elsewhere, and is in.
+        """
+        if self.shared or not held or not self._elsewhere_possible():
+            return ()
+        try:
+            async with asyncio.timeout(10 * ASKING):
+                where = await self._driver.where([placement.room for placement in held])
+        except TimeoutError:
+            return ()
+        found = []
+        for placement in held:
+            having = where.get(placement.room, ())
+            # Who is not on the server where it should be is on the way to it.
+            if placement.server in having and having[0] != placement.server:
+                moved = Placement(
+                    room=placement.room, server=having[0], revision=placement.revision
+                )
+                self._own[placement.room] = moved
+                found.append(moved)
+        return found
+
+    def adopt(self, placement: Placement) -> None:
+        """Go by ``placement``, which a client brought in a token of this pool's."""
+        self._own[placement.room] = placement
+
     def remember(self, placement: Placement) -> None:
         """Go by ``placement``, which this process knows, while the store cannot be asked."""
         self._own.setdefault(placement.room, placement)
@@ -165,7 +197,7 @@ class Placing:
         """Names of the servers that say they have ``room``."""
         try:
             async with asyncio.timeout(ASKING):
-                return await self._driver.which_have(room)
+                return (await self._driver.where([room])).get(room, ())
         except TimeoutError:
             return ()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -27,7 +27,7 @@ from ..exceptions import NoAnswer
 from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
-from .room_list import Refused, room_names
+from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
 
 __all__ = ["ProbeResult", "Prober"]
@@ -163,7 +163,7 @@ class Prober:
         began = time.monotonic()
         with Stalls() as stalls:
             try:
-                await room_names(self._fresh, server, [_NO_ROOM])
+                await listed_rooms(self._fresh, server, [_NO_ROOM])
                 seen = Seen(outcome=ProbeOutcome.PASSED, stage=Stage.SIGNED, detail="answered")
             except Refused as refused:
                 seen = refused.seen
@@ -174,7 +174,7 @@ class Prober:
 
     # -- rooms --
 
-    async def list_rooms(self, server: Server, names: Iterable[str]) -> set[str]:
+    async def list_rooms(self, server: Server, names: Iterable[str]) -> Mapping[str, ListedRoom]:
         """
         Return those of ``names`` that are rooms on ``server``; asks nothing if there are none.
 
@@ -182,17 +182,17 @@ class Prober:
             NoAnswer: it did not answer, or not as it should.
         """
         wanted = list(names)
-        found: set[str] = set()
+        found: dict[str, ListedRoom] = {}
         try:
             for start in range(0, len(wanted), _NAMES_AT_ONCE):
                 part = wanted[start : start + _NAMES_AT_ONCE]
-                found |= await room_names(self._fresh, server, part)
+                found.update(await listed_rooms(self._fresh, server, part))
         except Refused as refused:
             detail = refused.seen.detail
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             detail = Seen.after(error).detail
         else:
-            return found & set(wanted)
+            return {name: found[name] for name in wanted if name in found}
         raise NoAnswer(f"{server.name} did not list its rooms: {detail}")
 
     async def room_exists(self, server: Server, room: str) -> bool | None:

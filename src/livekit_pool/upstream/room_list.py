@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -15,10 +16,24 @@ from ..servers import Server
 from .attempt import Seen
 from .connection import Stage
 
-__all__ = ["Refused", "room_names"]
+__all__ = ["ListedRoom", "Refused", "listed_rooms"]
 
 _TOKEN_LIFE: Final = 300
 """Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRoom:
+    """
+    A room as a server lists it (protocol: livekit_models.proto, Room).
+
+    Attributes:
+        created: when it was made, in seconds since the epoch by the server's clock; 0 if unsaid.
+        participants: how many are in it.
+    """
+
+    created: float = 0.0
+    participants: int = 0
 
 
 class Refused(Exception):
@@ -29,9 +44,9 @@ class Refused(Exception):
         self.seen = Seen(outcome=outcome, stage=Stage.SIGNED, detail=detail)
 
 
-async def room_names(
+async def listed_rooms(
     session: aiohttp.ClientSession, server: Server, names: Sequence[str]
-) -> set[str]:
+) -> Mapping[str, ListedRoom]:
     """
     Ask ``server`` for its rooms of those ``names``; an empty list would mean all of its rooms.
 
@@ -68,10 +83,23 @@ async def room_names(
     return rooms
 
 
-def _rooms(body: bytes) -> set[str] | None:
-    """Names of a ListRoomsResponse in JSON, None if it is none."""
+def _rooms(body: bytes) -> dict[str, ListedRoom] | None:
+    """The rooms of a ListRoomsResponse in JSON by name, None if it is none."""
     try:
         rooms = json.loads(body)["rooms"]
-        return {str(room["name"]) for room in rooms} if isinstance(rooms, list) else None
+        return {str(r["name"]): _room(r) for r in rooms} if isinstance(rooms, list) else None
     except (ValueError, RecursionError, TypeError, KeyError):
         return None
+
+
+def _room(room: Mapping[str, object]) -> ListedRoom:
+    # 64-bit numbers are strings in JSON, and zeroes are left out: protobuf's JSON mapping. Some
+    # servers write the fields' original names.
+    def number(*keys: str) -> float:
+        return float(str(next((room[key] for key in keys if room.get(key)), 0)))
+
+    milliseconds = number("creationTimeMs", "creation_time_ms")
+    return ListedRoom(
+        created=milliseconds / 1000 or number("creationTime", "creation_time"),
+        participants=int(number("numParticipants", "num_participants")),
+    )
