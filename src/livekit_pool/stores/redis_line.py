@@ -189,14 +189,19 @@ def pack(words: Iterable[str | int]) -> bytes:
     """
     packed = []
     for word in words:
-        text = str(word).encode(errors="surrogateescape")
-        packed.append(b"$%d\r\n%b\r\n" % (len(text), text))
-    return b"".join(packed)
+        text = str(word)
+        size = len(text) if text.isascii() else len(_encoded(text))
+        packed.append(f"${size}\r\n{text}\r\n")
+    return _encoded("".join(packed))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _is_message(answer: Any) -> bool:
     """Whether it is no answer, but what was published; none of a script's answers looks so."""
-    return type(answer) is list and len(answer) == 3 and answer[0] == "message" and not answer[2]
+    return isinstance(answer, list) and answer[:1] == ["message"] and answer[2:] == [""]
 
 
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
