@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -79,6 +80,11 @@ class Line:
         """Whether it has ended."""
         return self._lost
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._reader.done()
+
     async def call(self, *command: str | int) -> Any:
         """
         Ask for the answer to ``command``.
@@ -123,7 +129,8 @@ class Line:
         if self._lost:
             return
         self._lost = True
-        self._reader.cancel()
+        if asyncio.current_task() is not self._reader:
+            self._reader.cancel()
         if self._timer is not None:
             self._timer.cancel()
         while self._waiting:
@@ -165,9 +172,11 @@ class Line:
         except (RedisError, OSError) as error:
             self._why = error
         finally:
-            await self._connection.disconnect(nowait=True)
             self.abandon()
             self._heard()
+            # Who has much to send, and is not heard, would be waited for in vain.
+            with contextlib.suppress(RedisError):
+                await self._connection.disconnect()
 
     async def _next(self) -> Any:
         try:
