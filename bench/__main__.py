@@ -21,6 +21,7 @@ from bench.incidents import Incident
 from bench.joining import joining
 from bench.options import Options
 from bench.processes import allow_sockets
+from bench.redis_store import idle_commands, swaps
 from bench.relaying import connections, idle_memory, messages
 from bench.table import Row, as_json, render
 from livekit_pool.cli.demo.call import quiet_sdk
@@ -34,6 +35,8 @@ MEASUREMENTS: Final[Mapping[str, tuple[str, Measurement]]] = {
     "messages": ("relayed messages, against HAProxy", messages),
     "connections": ("new connections, against HAProxy", connections),
     "memory": ("memory for one idle connection, against HAProxy", idle_memory),
+    "redis-swaps": ("swap, redis, operations a second", swaps),
+    "redis-idle": ("commands of an idle pool to Redis, a second and process", idle_commands),
     "join": ("join until `join` arrives, real server", joining),
     **{
         f"gap-{incident.name.lower()}": (

@@ -318,7 +318,7 @@ def test_each_package_has_its_reason() -> None:
     told = section("CONTRIBUTING.md", "Dependencies")
     assert not {package for package in packages if f"`{package}`" not in told}
     table = set(re.findall(r"^\| `([\w-]+)`", told, re.MULTILINE))
-    assert table == {re.split(r"[<>=;]", each)[0] for group in groups[:2] for each in group}
+    assert table == {re.split(r"[<>=;\[]", each)[0] for group in groups[:2] for each in group}
 
 
 def test_each_part_of_the_package_is_there() -> None:

@@ -29,7 +29,7 @@ BACK = 15.0
 """Seconds within which a store works again when its service does."""
 
 
-async def timed(call: Coroutine[Any, Any, Any]) -> Any:
+async def timed(call: Awaitable[Any]) -> Any:
     """What ``call`` answers; it must do so within the `BOUND`."""
     begin = time.monotonic()
     try:

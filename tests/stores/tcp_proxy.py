@@ -13,7 +13,7 @@ class _Passing:
     """What passes on one connection."""
 
     def __init__(self, asks: bool, answers: bool) -> None:
-        self.asks, self.answers = asyncio.Event(), asyncio.Event()
+        self.asks, self.answers, self.cut = asyncio.Event(), asyncio.Event(), asyncio.Event()
         if asks:
             self.asks.set()
         if answers:
@@ -41,7 +41,7 @@ class TcpProxy:
         self._asks = self._answers = True
         self._passing: dict[int, _Passing] = {}
         self._server: asyncio.Server | None = None
-        self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._served: set[asyncio.Task[None]] = set()
 
     def mute(self, only: int | None = None) -> None:
         """
@@ -75,11 +75,9 @@ class TcpProxy:
 
     async def cut(self) -> None:
         """End all connections; what was kept back on them is lost."""
-        for writer in self._served.values():
-            writer.transport.abort()
-        for task in self._served:
-            task.cancel()
-        await asyncio.gather(*self._served, return_exceptions=True)
+        for passing in self._passing.values():
+            passing.cut.set()
+        await asyncio.gather(*self._served)
 
     async def refuse(self) -> None:
         """Cut all connections, and let nobody connect."""
@@ -100,6 +98,7 @@ class TcpProxy:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
+        await asyncio.sleep(0)  # who was accepted in the last moment is served now
         await self.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,15 +107,15 @@ class TcpProxy:
         self.connections += 1
         number = self.connections
         passing = self._passing[number] = _Passing(self._asks, self._answers)
-        self._served[task] = writer
-        task.add_done_callback(self._served.pop)
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
         # Who is cut has nobody to tell.
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        with contextlib.suppress(OSError):
             try:
                 await self._relay(reader, writer, passing)
             finally:
                 del self._passing[number]
-                writer.transport.abort()
+                await _abort(writer)
 
     async def _relay(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: _Passing
@@ -125,6 +124,7 @@ class TcpProxy:
         directions = [
             asyncio.create_task(_pass(reader, behind_writer, passing.asks)),
             asyncio.create_task(_pass(behind_reader, writer, passing.answers)),
+            asyncio.create_task(passing.cut.wait()),
         ]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -132,7 +132,13 @@ class TcpProxy:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            behind_writer.transport.abort()
+            await _abort(behind_writer)
+
+
+async def _abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _pass(

@@ -330,6 +330,44 @@ class TestLostAnswer:
             assert answer == moved
             assert await other.placements() == [moved]
 
+    async def test_of_a_lapse(self, placing: ServiceBackend) -> None:
+        """Asked again it would find nothing: it may be told that this is not known, or was so."""
+        async with losing(placing) as (store, other, proxy):
+            await other.create(first_document(), "a")
+            await other.place("standup", "red", 1)
+
+            async def applied() -> bool:
+                return await other.placement("standup") is None
+
+            proxy.mute()
+            lapsing = asyncio.create_task(timed(store.lapse(STANDUP, 0)))
+            await until(applied, seconds=BOUND, what="the placement is gone")
+            await proxy.cut()
+            proxy.heal()
+            try:
+                lapsed = await lapsing
+            except StoreOutcomeUnknown:
+                lapsed = True
+
+            assert lapsed
+
+    @pytest.mark.parametrize("name", ["create", "count"])
+    async def test_that_nobody_can_be_asked_for(self, service: ServiceBackend, name: str) -> None:
+        """What was written must not be said not to be."""
+        async with losing(service) as (store, other, proxy):
+
+            async def applied() -> bool:
+                return bool((await other.load()).document or await other.ledger())
+
+            proxy.mute()
+            writing = asyncio.create_task(timed(WRITES[name](store, first_document())))
+            await until(applied, seconds=BOUND, what="the write is applied")
+            await proxy.refuse()
+
+            with pytest.raises(StoreOutcomeUnknown):
+                await writing
+            await proxy.accept()
+
 
 class TestBounds:
     """Every call ends in time, whatever is down, and says that it did not work."""
