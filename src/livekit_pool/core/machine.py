@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final, assert_never
 
@@ -337,7 +338,12 @@ class PoolMachine:
             return None
         if isinstance(self._swap, Swap) and self._swap.document == document:
             return self._swap.rotation
-        return document.rotation(current.active_server)
+        rotation = document.rotation(current.active_server)
+        if rotation.revision <= current.revision:
+            # Of another lineage, or made where the store had lost data: its own revision may be
+            # one that was told before.
+            rotation = replace(rotation, revision=document.revision)
+        return rotation
 
     # --- the swap under way ----------------------------------------------------------------
 
