@@ -420,7 +420,7 @@ class PoolMachine:
 
     def _expire(self, now: float) -> None:
         """Refuse what the store keeps waiting for too long."""
-        if self._swap is None:
+        if self._swap is None and not self._stepping.away:
             return
         away = No("store_unavailable", "The store does not answer in time; try again.")
         for asked in [asked for asked in self._asked if asked.until <= now]:
