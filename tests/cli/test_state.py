@@ -128,15 +128,6 @@ def test_export_never_writes_over_a_file_without_force(configured: Run) -> None:
     assert configured("export", "--force").code == 2
 
 
-def test_export_never_writes_over_a_file_that_came_meanwhile(
-    configured: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state_module, "_check_free", lambda path: None)
-    Path("state.json").write_text("precious")
-    configured("export", "--output", "state.json")
-    assert Path("state.json").read_text() == "precious"
-
-
 def test_export_says_where_it_cannot_write(configured: Run) -> None:
     ran = configured("export", "--output", "nowhere/state.json")
     assert ran.code == 1

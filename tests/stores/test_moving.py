@@ -21,7 +21,7 @@ from livekit_pool.stores.state_json import State, state_from_json, state_to_json
 
 from .backends import Backend
 from .states import LEDGER, NAMES, PLACEMENTS, history, rich, state
-from .values import NOON, Clock, first_document, process_row
+from .values import NOON, Clock, first_document, process_row, rotation_to
 
 
 async def fill(store: Store, given: State) -> None:
@@ -196,18 +196,37 @@ async def test_it_refuses_when_the_document_changes_after_the_look(backend: Back
         assert await store.ledger() == {}
 
 
+async def test_it_says_when_somebody_places_rooms_meanwhile() -> None:
+    class Busy(MemoryStore):
+        async def lapse(self, placement: Placement, idle: float) -> bool:
+            return False  # somebody has joined that room just now
+
+    async with Busy() as store:
+        await store.create(first_document(20), "op")
+        await store.renew([Placement(room="standup", server="red", revision=20)], "p1")
+        with pytest.raises(StoreError, match=r"placed rooms .* meanwhile \(1 differ\)"):
+            await bring(store, state(), replace_=True)
+        assert await store.rooms() == {"red": 1}
+
+
 # -- replacing --
 
 
 async def test_the_revision_is_above_everything(backend: Backend) -> None:
-    """Also above placements, which a lost document may have left behind."""
-    for there, placed, wanted in ((3, 3, 10), (40, 40, 41), (40, 77, 78)):
+    """Also above history and placements, which a lost document may have left behind."""
+    for there, noted, placed, wanted in (
+        (3, 3, 3, 10),
+        (40, 40, 40, 41),
+        (40, 88, 40, 89),
+        (40, 40, 77, 78),
+    ):
         async with backend.open() as store:
             found = (await store.load()).document
             document = first_document(there) if found is None else replace(found, revision=there)
             target = replace(
                 await look(store),
                 document=replace(document, active_server="grün ☎"),
+                history=(rotation_to(first_document(noted)),),
                 placements=(Placement(room="x", server="red", revision=placed),),
             )
             made = Import(state(), target, names=NAMES, actor="ada", replace_=True)

@@ -66,8 +66,6 @@ def export(settings: Settings, output: Path | None, force: bool) -> None:
     """
     if force and output is None:
         raise click.UsageError("--force is for a file: give --output FILE.")
-    if output is not None and not force:
-        _check_free(output)
     _check_there(settings)
 
     async def read(store: Store) -> tuple[State, int]:
@@ -212,11 +210,6 @@ def _read(file: str, name: str) -> str:
         raise ConfigurationError(f"{name}: this is not JSON; export the state again.") from None
 
 
-def _check_free(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise PoolError(f"{path} exists: name another file, or give --force to replace it.")
-
-
 def _write(path: Path, text: str, force: bool) -> None:
     """Write a file that is there whole or not at all."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -235,7 +228,9 @@ def _write(path: Path, text: str, force: bool) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError:
-        _check_free(path)
+        raise PoolError(
+            f"{path} exists: name another file, or give --force to replace it."
+        ) from None
     except OSError as error:
         raise PoolError(f"{path} cannot be written: {error.strerror}.") from None
 
