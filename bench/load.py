@@ -200,10 +200,12 @@ def loading(program: Path, stand_in: StandIn | None = None) -> Iterator[Load]:
 
 
 @contextlib.contextmanager
-def piped(program: Path, command: str) -> Iterator[subprocess.Popen[str]]:
+def piped(
+    program: Path, command: str, cores: frozenset[int] | None = ENDS_CORES
+) -> Iterator[subprocess.Popen[str]]:
     """Run one of the commands of `wire`, with pipes for its orders and its answers."""
     with (
-        pinned(ENDS_CORES),
+        pinned(cores),
         subprocess.Popen(
             [program, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process,
