@@ -615,7 +615,7 @@ async def test_each_of_two_heads_has_its_own_time() -> None:
     assert wire.written.count(b"HTTP/1.1 408") == 1
 
 
-def test_a_piece_of_a_body_is_written_unless_the_client_does_not_read() -> None:
+async def test_a_piece_of_a_body_is_written_unless_the_client_does_not_read() -> None:
     class Slow(Wire):
         waiting = 0
 
