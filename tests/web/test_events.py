@@ -260,6 +260,19 @@ async def test_silence_is_filled_with_comments(
         assert await stream.block() == [": ping"]
 
 
+async def test_silence_is_filled_where_nothing_goes_past_the_layers(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PING_INTERVAL", 0.01)
+    told = Events(pool.pool)
+    texts = told.stream(None)
+    assert (await anext(texts)).startswith("retry: ")
+    assert (await anext(texts)).startswith("event: state\n")
+    assert [await anext(texts), await anext(texts)] == [": ping\n\n", ": ping\n\n"]
+    await texts.aclose()
+    told.close()
+
+
 async def test_a_stop_ends_every_stream(pool: FakePool, served: Served) -> None:
     async with listening(served) as one, listening(served) as two:
         await one.event()
@@ -403,6 +416,21 @@ async def test_what_a_client_is_too_slow_for_is_queued() -> None:
     assert await stream is news
     assert listener.told == Told()  # the stream tells it, and notes that
     assert [news.document.revision for news in listener._waiting] == [9]
+
+
+async def test_a_comment_is_written_only_between_pieces() -> None:
+    wire, listener = wired()
+    listener.ping()  # the stream is elsewhere: sending
+    assert wire.written == b""
+    stream = await waiting(listener)
+    listener.ping()
+    assert wire.written == b"8\r\n: ping\n\n\r\n"
+    wire.open = False
+    listener.put(rotated_to(8))
+    wire.open = True
+    listener.ping()
+    assert wire.written == b"8\r\n: ping\n\n\r\n"
+    stream.cancel()
 
 
 async def test_the_text_for_all_who_were_told_the_same_is_made_once(

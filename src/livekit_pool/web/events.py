@@ -49,6 +49,7 @@ _NO_DOCUMENT_PAUSE: Final = 0.5
 _AT_ONCE: Final = 500
 
 _PING: Final = ": ping\n\n"
+_PING_PIECE: Final = BodyWriter.piece(_PING.encode())
 # Sooner than a browser's own 3 s: the rotations of the meantime are kept, but told late.
 _RETRY: Final = "retry: 1000\n\n"
 
@@ -138,7 +139,7 @@ class Listener:
 
     def __init__(self, writer: BodyWriter | None = None) -> None:
         self.told = Told()
-        self._writer = writer
+        self.writer = writer
         self._idle = False
         self._waiting: deque[News] = deque()
         self._woken = asyncio.Event()
@@ -146,9 +147,9 @@ class Listener:
 
     def put(self, news: News) -> None:
         """Tell ``news``, or queue it; in a full queue its document stands for all that waited."""
-        if self._idle and self._writer is not None and not self._waiting:
+        if self._idle and self.writer is not None and not self._waiting:
             told, text, piece = news.after(self.told)
-            if not text or self._writer.write(piece):
+            if not text or self.writer.write(piece):
                 self.told = told
                 return
         if len(self._waiting) >= QUEUE:
@@ -156,6 +157,11 @@ class Listener:
             news = News(document=news.document, step=news.step)
         self._waiting.append(news)
         self._woken.set()
+
+    def ping(self) -> None:
+        """Write a comment, if nothing else is on its way."""
+        if self._idle and self.writer is not None and not self._waiting:
+            self.writer.write(_PING_PIECE)
 
     def close(self) -> None:
         """Let `next` end, once everything queued was taken."""
@@ -187,6 +193,7 @@ class Events:
         self._pool = pool
         self._listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
+        self._pings: asyncio.Task[None] | None = None
         self._closed = False
 
     @contextmanager
@@ -196,6 +203,8 @@ class Events:
         self._listeners.add(listener)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._spread(), name="events")
+        if self._pings is None:
+            self._pings = asyncio.create_task(self._ping(), name="pings")
         try:
             yield listener
         finally:
@@ -209,8 +218,9 @@ class Events:
     def close(self) -> None:
         """End every stream, now and from now on; idempotent."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._pings):
+            if task is not None:
+                task.cancel()
         self._end()
 
     def _end(self) -> None:
@@ -249,9 +259,20 @@ class Events:
             await self._tell(news)
 
     async def _tell(self, news: News) -> None:
-        # A copy: who comes meanwhile reads the document by itself, and who leaves is not hurt.
-        for number, listener in enumerate(tuple(self._listeners), start=1):
+        async for listener in self._each():
             listener.put(news)
+
+    async def _ping(self) -> None:
+        """Write comments to all who can be written to at once; the others' streams do so."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            async for listener in self._each():
+                listener.ping()
+
+    async def _each(self) -> AsyncGenerator[Listener, None]:
+        """All who listen now. Who comes meanwhile reads the document by itself."""
+        for number, listener in enumerate(tuple(self._listeners), start=1):
+            yield listener
             if number % _AT_ONCE == 0:
                 # What was written goes out now, and calls get their turn in between.
                 await asyncio.sleep(0)
@@ -279,7 +300,8 @@ class Events:
                     yield text
             while True:
                 try:
-                    async with asyncio.timeout(PING_INTERVAL):
+                    # A timer for each of thousands costs more than all that they are told.
+                    async with asyncio.timeout(None if writer else PING_INTERVAL):
                         news = await listener.next()
                 except TimeoutError:
                     yield _PING
