@@ -213,6 +213,14 @@ def test_who_says_nothing_in_time_does_not_hold_up_a_refusal() -> None:
     assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
 
 
+def test_that_the_store_is_there_may_be_said_again() -> None:
+    pool = stepped()
+    back(pool, elsewhere=({},))
+    pool.probed("red", REFUSED)
+    pool.now += HEARING
+    assert swap_of(pool.feed(BACK)).document.active_server == "green"
+
+
 def test_silence_confirms_a_step_only_once_another_machine_sees_it() -> None:
     pool = stepped()
     back(pool, elsewhere=({},))

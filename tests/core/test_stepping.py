@@ -156,17 +156,14 @@ def test_a_step_may_lead_back_to_the_active_server() -> None:
     assert pool.machine.active_server == "red"
 
 
-def test_what_was_seen_of_a_server_before_the_step_to_it_does_not_count() -> None:
+def test_a_probe_that_began_before_the_step_says_nothing_of_its_server() -> None:
     pool = away()
-    pool.probed("green", REFUSED)
-    pool.probed("blue", REFUSED)
-    pool.probed("red", REFUSED)
-    assert pool.machine.step is None
     began = pool.now
-    pool.probed("green", PASSED, times=2)
+    pool.probed("red", REFUSED)
+    assert pool.feed(Probed(server="green", outcome=REFUSED, began=began)) == []
     assert pool.machine.active_server == "green"
-    pool.feed(Probed(server="green", outcome=REFUSED, began=began))
-    assert pool.machine.active_server == "green"
+    pool.probed("green", REFUSED)
+    assert pool.machine.active_server == "blue"
 
 
 def test_where_there_is_nowhere_to_go_everybody_stays_and_it_is_said() -> None:
