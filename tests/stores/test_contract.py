@@ -359,7 +359,7 @@ class TestWatch:
         await change(other)
         moved = as_placement(await other.move("standup", "green", 2, "p1"))
 
-        assert set(await read_until(watch, Moved(moved))) >= {Changed(2), Moved(moved)}
+        assert await read_until(watch, Changed(2), Moved(moved))
 
     @placements
     async def test_tells_of_own_changes_or_not_but_misses_none(
@@ -374,8 +374,7 @@ class TestWatch:
         await change(other, "other's")
         moved = as_placement(await other.move("other's", "green", 3, "p1"))
 
-        notices = await read_until(watch, Moved(moved))
-        assert Changed(3) in notices
+        assert await read_until(watch, Changed(3), Moved(moved))
 
     async def test_tells_every_consumer(self, store: Store, other: Store) -> None:
         await with_document(store)
@@ -400,9 +399,9 @@ class TestWatch:
             await change(other, f"change {revision}")
             await other.move("standup", f"server-{revision}", revision, "p1")
         last = Moved(Placement(room="standup", server="server-29", revision=29))
-        await read_until(quick, last)
+        await read_until(quick, Changed(29), last)
 
-        notices = await read_until(slow, last)
+        notices = await read_until(slow, Changed(29), last)
 
         revisions = [notice.revision for notice in notices if isinstance(notice, Changed)]
         assert revisions == sorted(revisions)
@@ -970,11 +969,11 @@ async def read(watch: AsyncIterator[Notice], count: int) -> list[Notice]:
         return [await anext(watch) for _ in range(count)]
 
 
-async def read_until(watch: AsyncIterator[Notice], last: object) -> list[Notice]:
-    """All notices up to ``last``."""
+async def read_until(watch: AsyncIterator[Notice], *awaited: object) -> list[Notice]:
+    """All notices until all of ``awaited`` have come, in whichever order."""
     notices: list[Notice] = []
     async with asyncio.timeout(10):
-        while not notices or notices[-1] != last:
+        while not set(awaited) <= set(notices):
             notices.append(await anext(watch))
     return notices
 

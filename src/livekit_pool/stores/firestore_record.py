@@ -174,11 +174,12 @@ class Record:
         )
 
     def _write_of(self, document: Document, operation: str, base: _Snapshot | None) -> types.Write:
-        update = types.Document(
-            name=self._address.document, fields=values.document_fields(document, operation)
-        )
+        fields, mask = values.document_fields(document, operation)
         return types.Write(
-            update=update, current_document=as_written(base.update_time if base else None)
+            update=types.Document(name=self._address.document, fields=fields),
+            # Other fields are somebody else's, and stay.
+            update_mask=types.DocumentMask(field_paths=mask),
+            current_document=as_written(base.update_time if base else None),
         )
 
     def _entry_of(self, rotation: Rotation) -> types.Write:

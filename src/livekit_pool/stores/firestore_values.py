@@ -109,17 +109,24 @@ def timestamp(moment: float) -> datetime:
 # --- the document ----------------------------------------------------------------------------
 
 
-def document_fields(document: Document, operation: str) -> dict[str, Value]:
-    """``document`` in its stored form; ``operation`` tells who wrote it."""
-    content = to_mapping(document)
+def document_fields(document: Document, operation: str) -> tuple[dict[str, Value], list[str]]:
+    """
+    Put ``document`` into its stored form; ``operation`` tells who wrote it.
+
+    Returns:
+        the fields, and the names of all that a pool may write: those without a value are absent.
+    """
+    content = to_mapping(document) | {"operation": operation}
     exact = {key: content[key] for key in _MOMENTS if content[key] is not None}
     for key, moment in exact.items():
         assert isinstance(moment, float | int)
         content[key] = timestamp(moment)
+    content[_SECONDS] = exact
+    names = list(content)
     for key in _ABSENT_IF_NONE:
         if content[key] is None:
             del content[key]
-    return _fields(content | {_SECONDS: exact, "operation": operation})
+    return _fields(content), names
 
 
 def read_document(
