@@ -196,24 +196,24 @@ class FirestoreBackend:
     wins = 160
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
-        self._environment = pytest.MonkeyPatch()
-        self._environment.setenv("FIRESTORE_EMULATOR_HOST", Emulator.shared().address)
+        self.emulator = Emulator.shared()
         self.url = f"firestore://pool-{secrets.token_hex(8)}/system/livekitPool"
         self._clock = clock
         self._workers: list[ProcessWorker] = []
 
     def open(self) -> Store:
-        return FirestoreStore(self.url, clock=self._clock)
+        return FirestoreStore(self.url, clock=self._clock, emulator=self.emulator.address)
 
     async def worker(self, work: str, **settings: Any) -> ProcessWorker:
-        worker = await ProcessWorker.start(self.url, work, settings)
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("FIRESTORE_EMULATOR_HOST", self.emulator.address)
+            worker = await ProcessWorker.start(self.url, work, settings)
         self._workers.append(worker)
         return worker
 
     async def aclose(self) -> None:
         for worker in self._workers:
             await worker.kill()
-        self._environment.undo()
 
     def problems(self) -> list[str]:
         return []

@@ -1,13 +1,9 @@
-"""
-Google's emulator of Firestore, on a free loopback port.
-
-It keeps everything in memory: one that is killed has lost it all.
-"""
+"""Google's emulator of Firestore, on a free loopback port."""
 
 from __future__ import annotations
 
 import atexit
-import socket
+import signal
 import subprocess
 import time
 import urllib.error
@@ -15,63 +11,91 @@ import urllib.request
 
 from tests.conftest import find_firestore
 
+from .redis_server import free_port
+
 __all__ = ["Emulator"]
 
 _MAIN = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 _SMALL = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-_shared: Emulator | None = None
+_SECONDS = 60.0
 
 
 class Emulator:
     """
-    One emulator, started and ready.
+    One emulator. It keeps everything in memory: when it is killed it has lost it all.
 
     Attributes:
-        address: host and port, as ``FIRESTORE_EMULATOR_HOST`` has it.
+        port: where it listens, on 127.0.0.1.
     """
 
+    _shared: Emulator | None = None
+    _idle: list[Emulator] = []  # noqa: RUF012
+
     def __init__(self) -> None:
-        self.port = _free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self.process = self._start()
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.kill)
 
     @classmethod
     def shared(cls) -> Emulator:
-        """The one of this run of tests: it takes seconds to start. Nobody may stop it."""
-        global _shared
-        if _shared is None:
-            _shared = cls()
-            atexit.register(_shared.kill)
-        return _shared
+        """The one for all tests that do it no harm: to start one takes seconds."""
+        if Emulator._shared is None:
+            Emulator._shared = cls()
+            Emulator._shared.start()
+        return Emulator._shared
 
-    def kill(self) -> None:
-        """End it without a chance to say so to anybody."""
-        self.process.kill()
-        self.process.wait()
+    @classmethod
+    def borrowed(cls) -> Emulator:
+        """One to be killed, with the data of others in it; it may run already. Bring it back."""
+        return cls._idle.pop() if cls._idle else cls()
 
-    def restart(self) -> None:
-        """Start it again where it was, empty."""
-        self.process = self._start()
+    def bring_back(self) -> None:
+        """Let others have it."""
+        if self._process is not None:
+            self.thaw()
+        Emulator._idle.append(self)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    @property
+    def address(self) -> str:
+        """Its host and port, as ``FIRESTORE_EMULATOR_HOST`` has them."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers; idempotent."""
+        if self._process is not None:
+            return
         found = find_firestore()
         assert found is not None
         java, jar = found
-        command = [str(java), *_SMALL, "-cp", str(jar), _MAIN, "start", "--host=127.0.0.1"]
-        # In a process group of its own: an interrupt at the keyboard is for the tests.
-        process = subprocess.Popen(
-            [*command, f"--port={self.port}"],
+        command = [str(java), *_SMALL, "-cp", str(jar), _MAIN, "start"]
+        self._process = subprocess.Popen(
+            [*command, "--host=127.0.0.1", f"--port={self.port}"],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _SECONDS
         while not self._ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise RuntimeError("the Firestore emulator did not start")
+            assert self._process.poll() is None, "the Firestore emulator ended at once"
+            assert time.monotonic() < deadline, "the Firestore emulator does not answer"
             time.sleep(0.05)
-        return process
+
+    def kill(self) -> None:
+        """End it at once, also if it is frozen; idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def freeze(self) -> None:
+        """Let it stop where it is, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _ready(self) -> bool:
         try:
@@ -79,10 +103,3 @@ class Emulator:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

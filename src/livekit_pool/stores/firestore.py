@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -72,6 +73,8 @@ class FirestoreStore:
         url: ``firestore://PROJECT/system/livekitPool[?database=NAME]``.
         names: the pool's servers, in order: what the index in an original document means.
         clock: the store's time, seconds since the epoch; by default Firestore's.
+        emulator: host and port of Google's emulator, to be used in the place of Firestore; by
+            default what ``FIRESTORE_EMULATOR_HOST`` says, as with Google's own clients.
 
     Raises:
         ConfigurationError: it is no such URL.
@@ -83,10 +86,12 @@ class FirestoreStore:
         *,
         names: Sequence[str] = (),
         clock: Callable[[], float] | None = None,
+        emulator: str | None = None,
     ) -> None:
         self._address = parse(url)
         self._names = tuple(names)
         self._clock = clock
+        self._emulator = emulator
         self._notices = Notices()
         self._watch: DocumentWatch | None = None
         self._record = Record(self._address, self._names)
@@ -117,7 +122,7 @@ class FirestoreStore:
 
     async def __aenter__(self) -> Self:
         if self._record.client is None:
-            client = await open_client(self._address, self._clock)
+            client = await open_client(self._address, self._clock, self._emulator)
             try:
                 await client.read([self._address.document], Budget())
             except Refused as error:
@@ -326,5 +331,6 @@ async def _from_its_beginning(
 ) -> AsyncGenerator[Changed | Moved | Resync, None]:
     # Who reads the document after the first notice misses nothing: the stream shows what follows.
     await watch.begun.wait()
-    async for notice in notices.watch():
-        yield notice
+    async with aclosing(notices.watch()) as following:
+        async for notice in following:
+            yield notice

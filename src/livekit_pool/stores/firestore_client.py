@@ -25,7 +25,7 @@ from google.cloud.firestore_v1.services.firestore.transports import (
 )
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from ..exceptions import ConfigurationError, StoreUnavailable
+from ..exceptions import ConfigurationError, StoreOutcomeUnknown, StoreUnavailable
 from .firestore_errors import after_read, after_write
 from .firestore_url import Address
 from .firestore_values import seconds, value
@@ -69,17 +69,17 @@ class Budget:
         return time.monotonic() >= self._end - 0.5
 
 
-async def open_client(address: Address, clock: Callable[[], float] | None = None) -> Client:
+async def open_client(
+    address: Address, clock: Callable[[], float] | None = None, emulator: str | None = None
+) -> Client:
     """
     Make a client; nothing is sent yet. ``clock`` takes the place of Firestore's time.
-
-    Where ``FIRESTORE_EMULATOR_HOST`` is set it is for that emulator, as with Google's clients.
 
     Raises:
         ConfigurationError: there are no credentials.
     """
-    # Google's variables are read by Google's library, and this one likewise where it is used.
-    if emulator := os.environ.get("FIRESTORE_EMULATOR_HOST"):
+    # Google's variables are read where its own library reads them.
+    if emulator := emulator or os.environ.get("FIRESTORE_EMULATOR_HOST"):
         channel = grpc.aio.insecure_channel(emulator, options=_OPTIONS)
         return Client(address, channel, [("authorization", "Bearer owner")], clock)
     try:
@@ -137,8 +137,9 @@ class Client:
         )
         answers = await self._answers(
             self._api.batch_get_documents(
-                request, retry=None, timeout=budget.left(), metadata=self._metadata
-            )
+                request, retry=None, timeout=None, metadata=self._metadata
+            ),
+            budget,
         )
         found = [answer.found for answer in answers if answer.HasField("found")]
         return {document.name: document for document in found}
@@ -173,7 +174,8 @@ class Client:
             query.limit = Int32Value(value=limit)
         request = types.RunQueryRequest(parent=self._address.document, structured_query=query)
         answers = await self._answers(
-            self._api.run_query(request, retry=None, timeout=budget.left(), metadata=self._metadata)
+            self._api.run_query(request, retry=None, timeout=None, metadata=self._metadata),
+            budget,
         )
         return [answer.document for answer in answers if answer.HasField("document")]
 
@@ -192,17 +194,15 @@ class Client:
         await self._connect(budget)
         request = types.CommitRequest(database=self._address.resource, writes=list(writes))
         try:
-            response = await self._unless_closed(
-                self._api.commit(
-                    request,
-                    retry=None,
-                    # Time is left to find out what came of it.
-                    timeout=min(_ONE, max(0.3, budget.left(_ALL) - 1.0)),
-                    metadata=self._metadata,
-                )
+            response = await self._bounded(
+                self._api.commit(request, retry=None, timeout=None, metadata=self._metadata),
+                # Time is left to find out what came of it.
+                min(_ONE, max(0.3, budget.left(_ALL) - 1.0)),
             )
         except GoogleAPICallError as error:
             raise after_write(error, self._address) from error
+        except TimeoutError:
+            raise StoreOutcomeUnknown("Firestore did not answer a write in time.") from None
         done = types.CommitResponse.pb(response)
         self._heard(done.commit_time)
         return done
@@ -236,14 +236,16 @@ class Client:
         except GoogleAPICallError as error:
             raise after_read(error, self._address) from error
 
-    async def _answers(self, call: Awaitable[Any]) -> list[Any]:
+    async def _answers(self, call: Awaitable[Any], budget: Budget) -> list[Any]:
         async def collect() -> list[Any]:
             return [type(answer).pb(answer) async for answer in await call]
 
         try:
-            answers = await self._unless_closed(collect())
+            answers = await self._bounded(collect(), budget.left())
         except GoogleAPICallError as error:
             raise after_read(error, self._address) from error
+        except TimeoutError:
+            raise StoreUnavailable("Firestore does not answer in time.") from None
         if not answers:
             raise StoreUnavailable("Firestore gave an empty answer.")
         self._heard(answers[-1].read_time)
@@ -256,10 +258,14 @@ class Client:
     async def _connect(self, budget: Budget) -> None:
         """Make sure that what is sent next can be sent: else nothing is known of a write."""
         try:
-            async with asyncio.timeout(budget.left(_CONNECT)):
-                await self._unless_closed(self._channel.channel_ready())
+            await self._bounded(self._channel.channel_ready(), budget.left(_CONNECT))
         except TimeoutError:
             raise StoreUnavailable("Firestore cannot be reached.") from None
+
+    async def _bounded(self, call: Awaitable[_T], seconds: float) -> _T:
+        """Await ``call``, with gRPC's own limit unused: it goes by the clock on the wall."""
+        async with asyncio.timeout(seconds):
+            return await self._unless_closed(call)
 
     async def _unless_closed(self, call: Awaitable[_T]) -> _T:
         """Await ``call``; what `close` cancels is no cancellation of who waits for it."""

@@ -205,15 +205,21 @@ class Record:
                 response = await self.open().commit(writes, budget)
             except Conflict:
                 return self._answer(await self._read(budget), operation)
-            except (Busy, StoreOutcomeUnknown) as error:
-                found = await self._read_after(error, budget)
+            except Busy:
+                if budget.spent:
+                    raise
+                found = await self._read(budget)
                 if not _is_unchanged(found, base):
                     return self._answer(found, operation)
-                # A lost write may still come, and is not to be repeated.
-                if isinstance(error, StoreOutcomeUnknown) or budget.spent:
-                    raise
                 await asyncio.sleep(random.uniform(0.01, 0.1))
                 continue
+            except StoreOutcomeUnknown as error:
+                found = await self._read_after(error, budget)
+                # A write whose answer was lost may still come; and who has found a later revision
+                # may have written the one before.
+                if _is_decided(found, base, document, operation):
+                    return self._answer(found, operation)
+                raise
             update_time = response.write_results[0].update_time
             self._keep(_Snapshot(document, operation, update_time))
             return Swapped(outcome=SwapOutcome.WON, document=document)
@@ -238,6 +244,18 @@ def _is_unchanged(found: _Snapshot | None, base: _Snapshot | None) -> bool:
     if found is None or base is None:
         return found is base
     return bool(found.update_time == base.update_time)
+
+
+def _is_decided(
+    found: _Snapshot | None, base: _Snapshot | None, document: Document, operation: str
+) -> bool:
+    """Whether ``found`` shows what came of writing ``document`` in the place of ``base``."""
+    if found is None or _is_unchanged(found, base):
+        return False
+    there = found.document
+    return found.operation == operation or (
+        there.lineage == document.lineage and there.revision <= document.revision
+    )
 
 
 def _identity(document: Document | None) -> tuple[str, int] | None:
