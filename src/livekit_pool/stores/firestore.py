@@ -111,6 +111,11 @@ class FirestoreStore:
         return True
 
     @property
+    def remote(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
     def keeps_placements(self) -> bool:
         """Always False: a write for each join costs too much."""
         return False

@@ -76,15 +76,15 @@ def plain(fields: Mapping[str, Any]) -> dict[str, object]:
     """
     Read the fields of a raw protocol buffer: what JSON is made of.
 
-    Moments come as seconds since the epoch, and what a pool never writes (bytes, references,
-    places) as None.
+    Moments come as seconds since the epoch; what a pool never writes (bytes, references, places)
+    comes as a list, which no field of a pool is.
     """
     return {unescaped(key): _plain(item) for key, item in fields.items()}
 
 
 def _plain(raw: Any) -> object:
-    match raw.WhichOneof("value_type"):
-        case "boolean_value" | "integer_value" | "double_value" | "string_value" as kind:
+    match kind := raw.WhichOneof("value_type"):
+        case "boolean_value" | "integer_value" | "double_value" | "string_value":
             content: object = getattr(raw, kind)
             return content
         case "timestamp_value":
@@ -93,7 +93,9 @@ def _plain(raw: Any) -> object:
             return plain(raw.map_value.fields)
         case "array_value":
             return [_plain(item) for item in raw.array_value.values]
-    return None
+        case "null_value" | None:
+            return None
+    return [kind]
 
 
 def seconds(raw: Any) -> float:
