@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from google.cloud.firestore_v1 import types
 
@@ -28,9 +28,6 @@ from .firestore_url import Address
 __all__ = ["Record"]
 
 _LOG = logging.getLogger(__name__)
-
-# Entries of a deleted document's history that are removed in one commit.
-_LEFT_OVER: Final = 400
 
 
 @dataclass(slots=True)
@@ -86,12 +83,8 @@ class Record:
 
     async def create(self, document: Document, operation: str) -> Swapped:
         """As `Store.create`."""
-        budget = Budget()
-        # Where the document was deleted its history remained: it would be taken for the new one's.
-        old = await self.open().query("history", budget, limit=_LEFT_OVER)
         writes = [self._write_of(document, operation, None)]
-        writes += [types.Write(delete=entry.name) for entry in old]
-        return await self._commit(writes, document, operation, None, budget)
+        return await self._commit(writes, document, operation, None, Budget())
 
     async def swap(
         self, expected: int, document: Document, operation: str, rotation: Rotation | None
@@ -106,7 +99,6 @@ class Record:
         if _overlooks(base, document, rotation):
             # It may have been made just before the foreign write was read: who made it shall
             # look again. Once: it may also know what it does.
-            base.reconsidered = True
             return self._answer(base, operation)
         writes = [self._write_of(document, operation, base)]
         if rotation is not None:
@@ -167,6 +159,8 @@ class Record:
     def _answer(self, found: _Snapshot | None, operation: str) -> Swapped:
         """What came of a write that was not done, or is done already."""
         self._keep(found)
+        if found is not None:
+            found.reconsidered = True  # whoever wrote is told of it now
         won = found is not None and found.operation == operation
         return Swapped(
             outcome=SwapOutcome.WON if won else SwapOutcome.LOST,
@@ -183,7 +177,7 @@ class Record:
         )
 
     def _entry_of(self, rotation: Rotation) -> types.Write:
-        # Without a precondition: one of a deleted document's may be there.
+        # Without a precondition: where the document was deleted, its history has stayed.
         return types.Write(
             update=types.Document(
                 name=self._address.below("history", f"{rotation.revision:016d}"),
