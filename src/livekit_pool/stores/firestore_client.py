@@ -219,10 +219,12 @@ class Client:
         )
         request = types.ListenRequest(database=self._address.resource, add_target=target)
 
+        over = asyncio.Event()
+
         async def requests() -> AsyncIterator[types.ListenRequest]:
             yield request
             # The stream ends when there is nothing more to come.
-            await asyncio.Event().wait()
+            await over.wait()
 
         try:
             stream: Any = await self._unless_closed(
@@ -235,6 +237,9 @@ class Client:
                 stream.cancel()
         except GoogleAPICallError as error:
             raise after_read(error, self._address) from error
+        finally:
+            # gRPC has a task that waits for more to ask, also where no stream came of it.
+            over.set()
 
     async def _answers(self, call: Awaitable[Any], budget: Budget) -> list[Any]:
         async def collect() -> list[Any]:

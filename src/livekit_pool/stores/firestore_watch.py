@@ -60,14 +60,12 @@ class DocumentWatch:
         document: str,
         names: Sequence[str],
         notices: Notices,
-        silence: float = SILENCE,
     ) -> None:
         self.begun: Final = asyncio.Event()
         self._client = client
         self._document = document
         self._names = names
         self._notices = notices
-        self._silence = silence
         self._last: _Seen = None
         self._following = False
         self._failures = 0
@@ -155,7 +153,7 @@ class DocumentWatch:
     async def _responses(self) -> AsyncGenerator[Any, None]:
         async with aclosing(self._client.listen(self._document)) as stream:
             while True:
-                limit = self._silence if self._following else _FIRST_WORD
+                limit = SILENCE if self._following else _FIRST_WORD
                 try:
                     async with asyncio.timeout(limit):
                         response = await anext(stream)
