@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from tests.conftest import find_firestore
 
@@ -31,8 +32,10 @@ class Emulator:
     _shared: Emulator | None = None
     _idle: list[Emulator] = []  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Path | None = None) -> None:
+        """``rules`` are security rules, for who does not come as an owner."""
         self.port = free_port()
+        self._rules = [f"--rules={rules}"] if rules else []
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.kill)
 
@@ -69,7 +72,7 @@ class Emulator:
         java, jar = found
         command = [str(java), *_SMALL, "-cp", str(jar), _MAIN, "start"]
         self._process = subprocess.Popen(
-            [*command, "--host=127.0.0.1", f"--port={self.port}"],
+            [*command, "--host=127.0.0.1", f"--port={self.port}", *self._rules],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
