@@ -142,16 +142,16 @@ class TcpProxy:
             await asyncio.gather(*directions, return_exceptions=True)
             await _abort(behind_writer)
 
+    def _overhear(self, asked: bytes) -> None:
+        if self._awaiting_a_write and self._writes in asked:
+            self._awaiting_a_write = False
+            self.mute()
+
 
 async def _abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-
-    def _overhear(self, asked: bytes) -> None:
-        if self._awaiting_a_write and self._writes in asked:
-            self._awaiting_a_write = False
-            self.mute()
 
 
 async def _pass(
