@@ -548,6 +548,8 @@ class TestWatch:
         """
         async with RedisStore(server.url) as other, watching(other) as notices:
             await store.move("room-1", "red", 1, "p1")
+            await until(lambda: len(notices) > 1, seconds=BACK, what="the first move is told")
+            notices.clear()
             view: set[Placement] = set()
             server.command("EVAL", script, "0")
 
