@@ -392,6 +392,9 @@ class TestBounds:
 
             await recover(service, proxy, ailment)
             await works_again(store)
+            if await store.ledger():
+                # It was written: whoever is told that it was not would count it again.
+                assert isinstance(answers[list(calls).index("count")], StoreOutcomeUnknown)
 
     @pytest.mark.parametrize("ailment", ["refused", "frozen", "black hole", "mute", "deaf"])
     async def test_of_opening_and_closing(self, service: ServiceBackend, ailment: str) -> None:

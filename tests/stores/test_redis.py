@@ -149,6 +149,7 @@ class TestUrl:
             "redis://host:port",
             "redis://host:99999",
             "redis://host/1?db=2",
+            "redis://host/1#2",
             "redis://host?prefix=",
             "redis://host?prefix={b}",
             "redis://host?prefix=a b",
@@ -496,17 +497,10 @@ class TestWatch:
             await until(lambda: notices == [Resync()], seconds=LOOKS + 5, what="a Resync")
             assert (await store.load()).document is None
 
-    async def test_tells_when_they_are_older(self, server: RedisServer, store: RedisStore) -> None:
-        async with watching(store) as notices:
-            await store.create(first_document(5), "a")
-            await until(lambda: Changed(5) in notices, seconds=BACK, what="the creation is told")
-            notices.clear()
-            server.command("HSET", DOCUMENT, "revision", "4", "operation", "before")
-            await until(lambda: Resync() in notices, seconds=LOOKS + 5, what="a Resync")
-
     @pytest.mark.parametrize(
         ("key", "field", "value"),
         [
+            ("document", "revision", "4"),
             ("document", "revision", "nonsense"),
             ("document", "lineage", "another"),
             ("moves", "born", "another"),
@@ -516,23 +510,48 @@ class TestWatch:
     async def test_tells_when_they_are_those_of_another_life(
         self, server: RedisServer, store: RedisStore, key: str, field: str, value: str
     ) -> None:
-        async with watching(store) as notices:
-            await store.create(first_document(), "a")
+        async with watching(store) as early:
+            await store.create(first_document(5), "a")
             for revision in (1, 2):
                 await store.move("standup", f"server-{revision}", revision, "p1")
             moved = Moved(Placement(room="standup", server="server-2", revision=2))
-            await until(lambda: moved in notices, seconds=BACK, what="the moves are told")
-            notices.clear()
-            server.command("HSET", f"{{livekit-pool}}:{key}", field, value)
-            await until(lambda: Resync() in notices, seconds=LOOKS + 5, what="a Resync")
+            await until(lambda: moved in early, seconds=BACK, what="the moves are told")
+            # Who was told of no revision yet must be told as well.
+            async with watching(store) as late:
+                late.clear()
+                server.command("HSET", f"{{livekit-pool}}:{key}", field, value)
+                await until(lambda: Resync() in late, seconds=LOOKS + 5, what="a Resync")
+
+    async def test_tells_when_nonsense_becomes_other_nonsense(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        async with watching(store) as notices:
+            await store.create(first_document(), "a")
+            for operation in ("b", "c"):
+                await until(lambda: len(notices) > 1, seconds=LOOKS + 5, what="it is told")
+                notices[:] = [Resync()]
+                server.command("HSET", DOCUMENT, "revision", "x", "operation", operation)
+            await until(lambda: len(notices) > 1, seconds=LOOKS + 5, what="the last is told")
 
     async def test_tells_more_moves_than_one_look_has(
         self, server: RedisServer, store: RedisStore
     ) -> None:
-        lost = [Placement(room=f"room-{n}", server="red", revision=1) for n in range(2500)]
+        """All at once, and without a hint."""
+        moved = {Placement(room=f"room-{n}", server="red", revision=1) for n in range(1, 2501)}
+        script = """
+            local prefix = '{livekit-pool}:'
+            for n = 1, 2500 do
+              redis.call('HSET', prefix .. 'placements', 'room-' .. n, '1 red')
+              redis.call('ZADD', prefix .. 'moved', n + 1, 'room-' .. n)
+            end
+            redis.call('HSET', prefix .. 'moves', 'last', 2501)
+        """
         async with RedisStore(server.url) as other, watching(other) as notices:
+            await store.move("room-1", "red", 1, "p1")
+            await until(lambda: len(notices) > 1, seconds=BACK, what="the first move is told")
+            notices.clear()
             view: set[Placement] = set()
-            await store.renew(lost, "p1")
+            server.command("EVAL", script, "0")
 
             async def complete() -> bool:
                 for notice in notices:
@@ -541,7 +560,7 @@ class TestWatch:
                     elif isinstance(notice, Moved):
                         view.add(notice.placement)
                 notices.clear()
-                return view == set(lost)
+                return view == moved
 
             await until(complete, seconds=BACK, what="all moves are told")
 
@@ -720,6 +739,18 @@ class TestKeeping:
         assert len(kept) == HISTORY_KEPT
         assert kept[0].revision == last.revision
         assert kept[-1].revision == more + 1
+
+    async def test_a_rotation_takes_the_place_of_one_of_a_lost_document(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        second = following(first_document())
+        for reason in ("lost", "kept"):
+            server.command("DEL", DOCUMENT)
+            await store.create(first_document(), "a")
+            rotation = replace(rotation_to(second), reason=reason)
+            await store.swap(1, second, reason, rotation)
+
+        assert [entry.reason for entry in await store.history()] == ["kept"]
 
     async def test_who_is_dead_for_long_is_forgotten(
         self, server: RedisServer, clock: Clock

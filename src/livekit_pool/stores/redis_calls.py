@@ -221,7 +221,6 @@ class Calls:
             line = Line(connection, self._limit, self._heard)
             self._lines = [line, *(each for each in self._lines if not each.closed)]
             try:
-                await line.call("PING")  # whoever it is: it shall speak before it is told so much
                 await asyncio.gather(
                     line.call("SUBSCRIBE", self._address.key("notices")),
                     # A Redis that was restarted knows none: all at once, so that each call is one
