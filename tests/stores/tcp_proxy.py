@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Self
 
 _CHUNK = 2**16
@@ -32,11 +33,13 @@ class TcpProxy:
         connections: how many it has accepted so far.
     """
 
-    def __init__(self, behind: int) -> None:
-        """``behind`` is the port of who stands behind it."""
+    def __init__(self, behind: int, writes: bytes = b"") -> None:
+        """``behind`` is the port of who stands behind it; ``writes`` are in what a writer says."""
         self.port = 0
         self.connections = 0
         self._behind = behind
+        self._writes = writes
+        self._awaiting_a_write = False
         # Whether what clients say passes, and what the service says, on connections to come.
         self._asks = self._answers = True
         self._passing: dict[int, _Passing] = {}
@@ -55,6 +58,10 @@ class TcpProxy:
             if only in (None, number):
                 passing.answers.clear()
 
+    def mute_from_the_next_write(self) -> None:
+        """The same, but not before somebody writes."""
+        self._awaiting_a_write = True
+
     def deafen(self) -> None:
         """From now on keep back what clients say."""
         self._asks = False
@@ -68,6 +75,7 @@ class TcpProxy:
 
     def heal(self) -> None:
         """Let all pass again, what was kept back first."""
+        self._awaiting_a_write = False
         self._asks = self._answers = True
         for passing in self._passing.values():
             passing.asks.set()
@@ -122,7 +130,7 @@ class TcpProxy:
     ) -> None:
         behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         directions = [
-            asyncio.create_task(_pass(reader, behind_writer, passing.asks)),
+            asyncio.create_task(_pass(reader, behind_writer, passing.asks, self._overhear)),
             asyncio.create_task(_pass(behind_reader, writer, passing.answers)),
             asyncio.create_task(passing.cut.wait()),
         ]
@@ -134,6 +142,11 @@ class TcpProxy:
             await asyncio.gather(*directions, return_exceptions=True)
             await _abort(behind_writer)
 
+    def _overhear(self, asked: bytes) -> None:
+        if self._awaiting_a_write and self._writes in asked:
+            self._awaiting_a_write = False
+            self.mute()
+
 
 async def _abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
@@ -142,9 +155,13 @@ async def _abort(writer: asyncio.StreamWriter) -> None:
 
 
 async def _pass(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    passing: asyncio.Event,
+    overhear: Callable[[bytes], None] = lambda data: None,
 ) -> None:
     while data := await reader.read(_CHUNK):
         await passing.wait()
+        overhear(data)
         writer.write(data)
         await writer.drain()

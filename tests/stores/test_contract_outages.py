@@ -244,7 +244,7 @@ class TestLostAnswer:
                 await other.swap(2, next_, "c", rotation_to(next_))
                 return True
 
-            proxy.mute()
+            proxy.mute_from_the_next_write()
             swapping = asyncio.create_task(store.swap(1, mine, "b", rotation_to(mine)))
             await until(followed, seconds=BOUND, what="the swap is followed by another")
             await proxy.cut()
@@ -412,17 +412,15 @@ class TestBounds:
             service.open() as other,
         ):
             await other.create(first_document(), "a")
-            watch = store.watch()
-            await told(watch, lambda notice: notice == Resync())
-            proxy.black_hole()
-            proposal = following(first_document())
-            await other.swap(1, proposal, "b")
-            if cut:
-                await proxy.cut()
-            proxy.heal()
+            async with following_by_notices(store) as view:
+                await view.reaches(1, placed=False)
+                proxy.black_hole()
+                await other.swap(1, following(first_document()), "b")
+                if cut:
+                    await proxy.cut()
+                proxy.heal()
 
-            assert await told(watch, lambda notice: notice in (Resync(), Changed(2)))
-            assert await document_of(store) == proposal
+                await view.reaches(2, placed=False)
 
 
 class TestProcesses:

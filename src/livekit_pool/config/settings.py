@@ -174,7 +174,7 @@ SETTINGS: tuple[Setting, ...] = (
         "The secret of the pool's API key, at least 32 characters."),
     _setting("store", store_url, "URL",
         "Where the pool's processes keep what they share: sqlite:///path for one machine, "
-        "redis://host for several, memory:// for one process."),
+        "redis://host or firestore://project/... for several, memory:// for one process."),
     _setting("host", host, "HOST",
         "Address to listen on."),
     _setting("port", integer(0, 65535), "PORT",
