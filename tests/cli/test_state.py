@@ -98,8 +98,8 @@ def test_export_writes_one_json_document(configured: Run) -> None:
     assert content["store"] == "sqlite:///old.db"
     assert content["document"]["revision"] == 9
     assert ran.err == (
-        "Exported from sqlite:///old.db: revision 9, active server grün, 8 rotations, "
-        "2 placements, 3 sums of the ledger.\n"
+        "Exported from sqlite:///old.db: revision 9, active server grün; "
+        "rotations: 8, placements: 2, ledger sums: 3.\n"
     )
 
 

@@ -77,11 +77,11 @@ def export(settings: Settings, output: Path | None, force: bool) -> None:
         click.echo(text, nl=False)
     else:
         _write(output, text, force)
+    has = summary(found)
     # Beside the file, if that goes to standard output.
     click.echo(
-        f"Exported from {found.store}: revision {found.document.revision}, active server "
-        f"{found.document.active_server}, {len(found.history)} rotations, "
-        f"{len(found.placements)} placements, {summary(found).sums} sums of the ledger.",
+        f"Exported from {found.store}: revision {has.revision}, active server {has.active}; "
+        f"rotations: {has.rotations}, placements: {has.placements}, ledger sums: {has.sums}.",
         err=output is None,
     )
     if living:
