@@ -246,6 +246,7 @@ async def test_the_examples_of_answers_are_like_real_ones() -> None:
     )
     assert example.keys() == real.keys()
     assert example["store"].keys() == real["store"].keys()
+    assert example["processes"][0].keys() == real["processes"][0].keys()
     assert example["servers"][0].keys() == real["servers"][0].keys()
     fields = set(ProbeResult.public(PROBE))
     assert example["servers"][0]["last_probe"].keys() == fields
