@@ -84,7 +84,9 @@ class FakeDriver:
     def active_server(self) -> str:
         return self.document.active_server if self.step is None else self.step.server
 
-    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    async def where(
+        self, rooms: Sequence[str], *, occupied: bool = False
+    ) -> Mapping[str, Sequence[str]]:
         self.asked += 1
         await asyncio.sleep(self.answers_in)
         found = {room: [n for n in NAMES if room in self.having.get(n, ())] for room in rooms}

@@ -119,7 +119,8 @@ class Line:
             self.abandon()
             if isinstance(error, TimeoutError):
                 raise LineSilent from None
-            if isinstance(error, RedisError):
+            if isinstance(error, Exception):
+                # uvloop, say, raises RuntimeError where the other side has just cut it off.
                 raise LineLost from error
             raise
         return await waiting.answer

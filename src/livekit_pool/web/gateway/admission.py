@@ -123,7 +123,7 @@ class Inquiry:
                 if location is not None and not pool.without_document:
                     await pool.fresh(location.revision if self._of_this_lineage() else 0)
                 known = None
-                if location is not None:
+                if location is not None and (pool.without_document or self._of_this_lineage()):
                     known = Placement(
                         room=room.name, server=location.server, revision=location.revision
                     )
