@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +11,18 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from grpc import StatusCode
 
 from livekit_pool.exceptions import ConfigurationError, StoreOutcomeUnknown, StoreUnavailable
 from livekit_pool.stores.firestore import FirestoreStore
+from livekit_pool.stores.firestore_client import open_client
+from livekit_pool.stores.firestore_url import parse
 
 from .redis_server import free_port
 from .values import first_document, process_row
@@ -171,3 +180,24 @@ async def test_nor_where_google_provides_none(
     with pytest.raises(ConfigurationError, match="application default credentials"):
         async with FirestoreStore(URL):
             pass
+
+
+async def test_a_key_file_is_all_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "my-project",
+        "private_key": key.decode(),
+        "client_email": "pool@my-project.iam.gserviceaccount.com",
+        "token_uri": "http://127.0.0.1:9/token",
+    }
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps(account))
+    monkeypatch.delenv("FIRESTORE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+
+    client = await open_client(parse(URL))  # which sends nothing yet
+
+    await client.close()
