@@ -374,11 +374,9 @@ class PoolMachine:
         return f"{self._process}-{self._operations}"
 
     def _swap_answered(self, event: SwapAnswered, now: float) -> None:
-        before = self.document
         self._find(event.document, now)
-        if not event.won and self.document is before:
-            # The store says no, and shows nothing that explains it: to ask again at once would
-            # only be asking without end.
+        if not event.won and _is_unexplained(self._swap, event.document):
+            # To ask again at once would only be asking without end.
             self._decides_at = now + _LOST_PAUSE
         if self._swap is not None and self._swap.operation == event.operation:
             self._swap_ended(self._swap, won=event.won)
@@ -507,6 +505,11 @@ class PoolMachine:
         true = {(note.event, note.fields.get("server")): note for note in notes}
         self._actions += [note for key, note in true.items() if key not in self._told]
         self._told = {key: self._told.get(key, now) for key in true}
+
+
+def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool:
+    """Whether the store refuses ``swap`` although what it shows is what that expected."""
+    return isinstance(swap, Swap) and there is not None and there.revision <= swap.expected
 
 
 def _has_same_active(document: Document, current: Document) -> bool:
