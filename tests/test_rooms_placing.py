@@ -45,8 +45,8 @@ class Store(MemoryStore):
 
     def forget(self) -> None:
         """Lose all placements."""
-        self._rooms.clear()
-        self._holders.clear()
+        for placement in self._rooms.all():
+            self._rooms.lapse(placement, 0.0, self._clock())
 
     async def load(self) -> Loaded:
         self._may_fail("load")
