@@ -191,23 +191,33 @@ class MemoryStore:
         return self._placement(room)
 
     async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
-        now = await self._turn()
+        await self._turn()
+        current = self._document.revision if self._document else 0
+        return self.place_now(room, server, revision) or Stale(revision=current)
+
+    def place_now(self, room: str, server: str, revision: int) -> Placement | None:
+        if not self._open:
+            return None
         if existing := self._placement(room):
             return existing
         current = self._document.revision if self._document else 0
         if current != revision:
-            return Stale(revision=current)
-        return self._put(Placement(room=room, server=server, revision=revision), now)
+            return None
+        return self._put(Placement(room=room, server=server, revision=revision), self._clock())
 
     async def confirm(
         self, placement: Placement, process: str, settling_until: float
     ) -> Placement | None:
-        now = await self._turn()
-        current = self._placement(placement.room)
-        if current is None or current != placement:
-            return current
-        self._hold(placement.room, process, now, settling_until)
-        return placement
+        await self._turn()
+        if self.confirm_now(placement, process, settling_until):
+            return placement
+        return self._placement(placement.room)
+
+    def confirm_now(self, placement: Placement, process: str, settling_until: float) -> bool:
+        if not self._open or self._placement(placement.room) != placement:
+            return False
+        self._hold(placement.room, process, self._clock(), settling_until)
+        return True
 
     async def settled(self, room: str, process: str) -> None:
         await self._turn()
