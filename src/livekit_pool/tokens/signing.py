@@ -142,7 +142,13 @@ def _decoded(token: str, pair: KeyPair) -> tuple[dict[str, Any], bytes]:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    claims = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
+    text = data.decode("utf-8", "surrogatepass")
+    if text.startswith("{"):
+        claims, end = _DECODER.raw_decode(text)
+        if text[end:].strip(" \t\n\r"):
+            raise ValueError("more than an object")
+    else:
+        claims = _DECODER.decode(text)
     if not isinstance(claims, dict):
         raise ValueError("not an object")
     return claims
