@@ -259,9 +259,13 @@ async def test_a_refusal_is_passed_on() -> None:
 # -- time --
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["in a task", "in two calls"])
+@pytest.mark.parametrize(
+    ("first", "seconds"),
+    [(True, 0.3), (False, 0.3), (False, 1.2)],
+    ids=["in a task", "in two calls", "first in two calls"],
+)
 async def test_a_join_is_held_no_longer_than_it_may_be(
-    first: bool, monkeypatch: pytest.MonkeyPatch
+    first: bool, seconds: float, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def then_nothing(line: Line) -> None:
         if not first and len(setting.red.lines) == 1:
@@ -269,7 +273,7 @@ async def test_a_join_is_held_no_longer_than_it_may_be(
 
     faults: list[tuple[Any, ...]] = []
     monkeypatch.setattr(Pool, "fault", lambda self, *fault: faults.append(fault))
-    async with a_pool(then_nothing, join_timeout=0.3) as setting:
+    async with a_pool(then_nothing, join_timeout=seconds) as setting:
         if not first:
             (await enters(setting)).close()
             await empty(setting)
@@ -280,6 +284,8 @@ async def test_a_join_is_held_no_longer_than_it_may_be(
         assert b"Retry-After: " in head
         assert b"in time" in await connection.rest()
         await empty(setting)
+        # A limit that is shorter than it takes to look whether there should be one is set at once.
+        assert len(tasks) == (2 if seconds > 1 else 1)
     assert [(fault[0], fault[1], fault[3]) for fault in faults] == [
         ("red", Cause.TIMEOUT, "no first message in time")
     ]

@@ -18,7 +18,7 @@ from ... import observe
 from ...core.document import Cause
 from ...rooms import Room
 from ...stores.base import Placement
-from .inquiry import Inquiry
+from .inquiry import WATCH, Inquiry
 from .relay import SignalRelay
 from .request import UpgradeRequest
 from .upstream import Answer, Upstream
@@ -54,7 +54,6 @@ class Admission(Inquiry):
             if not self._allowed():
                 return
             room = self._entered = self._gateway.pool.rooms.begin_join(self._claims.room)
-            self._set_alarm()
             if not self._ask_now(room):
                 self._go_on()
         except Exception as error:
@@ -82,6 +81,13 @@ class Admission(Inquiry):
                     self._asked = asked  # to be let go
                 self._failed(error)
 
+    def takes_long(self, seconds: float) -> None:
+        """Go on in a task, which has a time limit, after so many seconds."""
+        if self._task is not None or self._asked is None:
+            return
+        if self._gateway.loop.time() >= self._asked[1].since + seconds:
+            self._go_on()
+
     def _ask_now(self, room: Room) -> bool:
         """Ask the server of ``room``, if it is known which that is and how to reach it."""
         gateway, location = self._gateway, self._claims.location
@@ -101,7 +107,9 @@ class Admission(Inquiry):
         except OSError:
             return False  # it will be tried once more, and then have consequences
         self._asked = placement, upstream
-        gateway.waiting.add(self)
+        gateway.watch(self)
+        if self._deadline < upstream.since + 2 * WATCH:  # otherwise it is soon enough then
+            self._set_alarm(upstream.since)
         return True
 
     def _let_in_now(self, placement: Placement, upstream: Upstream) -> bool:

@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from ...servers import Server
@@ -35,7 +35,12 @@ _Address = tuple[socket.AddressFamily, Any]
 
 
 class Dialer:
-    """Connects to one server, from one event loop."""
+    """
+    Connects to one server, from one event loop.
+
+    Attributes:
+        host_header: value of the ``Host`` header of requests to it.
+    """
 
     def __init__(
         self, server: Server, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext
@@ -44,6 +49,7 @@ class Dialer:
         origin = server.origin
         self._loop = loop
         self._libuv = not isinstance(loop, asyncio.BaseEventLoop)
+        self.host_header: Final = origin.host_header.encode()
         self._host = origin.host
         self._port = origin.port
         self._tls = tls if origin.secure else None
@@ -98,8 +104,8 @@ class Dialer:
             OSError: it cannot be connected to.
         """
         family, where = self._addresses[0]
-        # What a protocol number of 0 means, uvloop asks the system for; it wants TCP's here.
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+        # The type in C: `socket.socket` makes enumerations of what it is asked for several times.
+        sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
         try:
             failure = sock.connect_ex(where)
             if failure not in _UNDER_WAY:
@@ -108,7 +114,9 @@ class Dialer:
             with contextlib.suppress(BlockingIOError):
                 request = request[sock.send(request) :]
             upstream.request = request
-            adopting = self._loop.create_connection(lambda: upstream, sock=sock)
+            adopting = self._loop.create_connection(
+                lambda: upstream, sock=cast(socket.socket, sock)
+            )
             # Run up to its first wait; it goes on when the loop has taken the socket in. As a task
             # it could be cut off in between, with the request sent and nobody to say goodbye.
             waiter: asyncio.Future[Any] = adopting.send(None)

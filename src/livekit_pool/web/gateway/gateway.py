@@ -19,7 +19,7 @@ from ..addresses import client_address
 from ..upgrade import Head
 from .admission import Admission
 from .dialer import Dialer
-from .inquiry import Inquiry
+from .inquiry import WATCH, Inquiry
 from .relay import Phase, SignalRelay
 from .request import BadRequest, UpgradeRequest
 
@@ -65,6 +65,7 @@ class Gateway:
         self._unsettled: set[SignalRelay] = set()
         self._orphans: set[SignalRelay] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._relays = 0
         self._stopping = False
         self._connections: set[Any] | None = None
@@ -104,6 +105,19 @@ class Gateway:
             peer[0] if peer else "", request.forwarded_for, self.pool.settings.trusted_proxies
         )
         return Admission(self, relay, request, client)
+
+    def watch(self, admission: Admission) -> None:
+        """Begin to look whether ``admission``, which has no time limit of its own, takes long."""
+        self.waiting.add(admission)
+        if self._watching is None:
+            self._watching = self.loop.call_later(WATCH, self._watch)
+
+    def _watch(self) -> None:
+        self._watching = None
+        for inquiry in list(self.waiting):
+            inquiry.takes_long(WATCH)
+        if self.waiting:
+            self._watching = self.loop.call_later(WATCH, self._watch)
 
     # -- relays come and go --
 

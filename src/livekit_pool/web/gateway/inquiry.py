@@ -25,7 +25,10 @@ from .upstream import Answer, Upstream
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["Door", "Inquiry"]
+__all__ = ["WATCH", "Door", "Inquiry"]
+
+WATCH: Final = 0.5
+"""Seconds after which a join that has set no time limit for itself does so; few ever do."""
 
 _VERDICT: Final = 0.6
 """Seconds to wait for a verdict over a server that refused, before its refusal is passed on."""
@@ -100,6 +103,13 @@ class Inquiry:
         if self._retry is not None and not self._retry.done():
             self._retry.set_result(None)
 
+    def takes_long(self, seconds: float) -> None:
+        """
+        Look at the time, if it sets no limit itself and has waited for so many seconds.
+
+        Here it has set one.
+        """
+
     async def run(self) -> None:
         """Ask, and answer the client in every case."""
         if self._allowed():
@@ -120,7 +130,7 @@ class Inquiry:
             self._door.refuse(400, "no room name: the token names none")
         elif not claims.identity:
             self._door.refuse(400, "identity cannot be empty")
-        elif came_through(request.via, self._gateway.lineage):
+        elif request.via and came_through(request.via, self._gateway.lineage):
             self._door.refuse(508, "this pool is configured as a server of itself")
         else:
             return True
@@ -130,7 +140,7 @@ class Inquiry:
         """Go on until there is an answer; ``asked`` is a server that has been asked already."""
         self._task = asyncio.current_task()
         if self._alarm is None:
-            self._set_alarm()
+            self._set_alarm(self._gateway.loop.time() if asked is None else asked[1].since)
         try:
             if asked is None or not await self._attempt(room, *asked):
                 await self._ask_around(room)
@@ -163,15 +173,16 @@ class Inquiry:
             elif await self._attempt(room, placement):
                 return
 
-    def _set_alarm(self) -> None:
-        """Wake when a connection must be there, and then when the client must be answered."""
-        moment = min(self._gateway.loop.time() + CONNECT, self._deadline)
+    def _set_alarm(self, since: float) -> None:
+        """Wake when a connection begun then must be there, and when the client must be answered."""
+        moment = min(since + CONNECT, self._deadline)
         self._alarm = self._gateway.loop.call_at(moment, self._ring)
 
     def _ring(self) -> None:
         # What `asyncio.timeout` would do, at half the price and for two times.
-        if self._gateway.loop.time() < self._deadline:
-            self._set_alarm()
+        now = self._gateway.loop.time()
+        if now < self._deadline:
+            self._set_alarm(now)
             self.poke()
         elif self._task is not None:
             self._expired = True
@@ -262,7 +273,8 @@ class Inquiry:
         gateway = self._gateway
         server = gateway.pool.servers[placement.server]
         token = tokens.resign(self._claims.raw, server.key, server.secret)
-        return self._request.upstream(server, token, self._client, gateway.lineage)
+        host = gateway.dialers[placement.server].host_header
+        return self._request.upstream(host, token, self._client, gateway.lineage)
 
     def _let_go(self, upstream: Upstream) -> None:
         """Give up on ``upstream``, which has not answered yet, or not as it should."""

@@ -18,7 +18,6 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf.message import DecodeError
 from livekit.protocol import rtc
 
-from ...servers import Server
 from ..upgrade import Head
 
 __all__ = [
@@ -112,7 +111,7 @@ def bearer(authorization: bytes) -> str:
 
 def came_through(via: bytes, lineage: str) -> bool:
     """Whether a request with the `VIA` header ``via`` was at the pool of ``lineage`` before."""
-    return bool(via) and lineage.encode() in (each.strip() for each in via.split(b","))
+    return lineage.encode() in (each.strip() for each in via.split(b","))
 
 
 def sent_through(via: bytes, lineage: str) -> bytes:
@@ -188,12 +187,12 @@ class UpgradeRequest:
             token = bearer(authorization)
         return cls(path, parsed, token, key, forwarded, via, headers)
 
-    def upstream(self, server: Server, token: str, client: str, lineage: str) -> bytes:
-        """The request's head for ``server``, with a token signed for it in the header."""
+    def upstream(self, host: bytes, token: str, client: str, lineage: str) -> bytes:
+        """The request's head for the server at ``host``, with a token signed for it."""
         query = self.query.raw
         parts = [
             b"GET " + self.path + (b"?" + query if query else b""),
-            b" HTTP/1.1\r\nHost: " + server.host_header.encode(),
+            b" HTTP/1.1\r\nHost: " + host,
             b"\r\nAuthorization: Bearer " + token.encode(),
             b"\r\n" + VIA + b": " + sent_through(self.via, lineage),
         ]
