@@ -17,10 +17,14 @@ SAY = printf '\033[1m==> %s\033[0m\n'
 
 .PHONY: help
 help: ## List what make can do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(DONE)/runtime ## Install the command: .venv/bin/livekit-pool
+	@$(SAY) "ready: $(BIN)/livekit-pool"
+
+.PHONY: install-firestore
+install-firestore: $(DONE)/firestore ## Install the command with the store firestore://
 	@$(SAY) "ready: $(BIN)/livekit-pool"
 
 .PHONY: install-dev
@@ -58,8 +62,10 @@ lock: $(DONE)/dev ## Choose the newest allowed versions again and pin them with 
 	@$(SAY) "pinning requirements/*.txt"
 	@compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate "$$@"; }; \
-	compile --upgrade pyproject.toml --extra demo --group dev -o requirements/dev.txt; \
+	compile --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.txt; \
 	compile pyproject.toml --extra demo -c requirements/dev.txt -o requirements/demo.txt; \
+	compile pyproject.toml --extra firestore -c requirements/dev.txt \
+		-o requirements/firestore.txt; \
 	compile pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt; \
 	compile --upgrade --group build -o requirements/build.txt
 
@@ -103,9 +109,13 @@ $(DONE)/demo: requirements/demo.txt $(BUILD) | $(DONE)/venv
 	@$(SAY) "installing the pinned packages (requirements/demo.txt)"
 	@$(call INSTALL,demo) && touch $(DONE)/runtime
 
+$(DONE)/firestore: requirements/firestore.txt $(BUILD) | $(DONE)/venv
+	@$(SAY) "installing the pinned packages (requirements/firestore.txt)"
+	@$(call INSTALL,firestore) && touch $(DONE)/runtime
+
 $(DONE)/dev: requirements/dev.txt $(BUILD) | $(DONE)/venv
 	@$(SAY) "installing the pinned packages (requirements/dev.txt)"
-	@$(call INSTALL,dev) && touch $(DONE)/runtime $(DONE)/demo
+	@$(call INSTALL,dev) && touch $(DONE)/runtime $(DONE)/demo $(DONE)/firestore
 
 # Finds a LiveKit server, or builds one into the user's cache, or says what is missing.
 .PHONY: livekit-server

@@ -19,10 +19,13 @@ from bench.exceptions import BenchError, Missing
 from bench.gaps import gap_in_data
 from bench.incidents import Incident
 from bench.joining import joining
+from bench.listening import listening
 from bench.options import Options
 from bench.processes import allow_sockets
+from bench.redis_store import idle_commands, swaps
 from bench.relaying import connections, idle_memory, messages
 from bench.table import Row, as_json, render
+from bench.watching import watching
 from livekit_pool.cli.demo.call import quiet_sdk
 from livekit_pool.exceptions import PoolError
 from tests.real.pool_process import PoolProcess
@@ -34,7 +37,11 @@ MEASUREMENTS: Final[Mapping[str, tuple[str, Measurement]]] = {
     "messages": ("relayed messages, against HAProxy", messages),
     "connections": ("new connections, against HAProxy", connections),
     "memory": ("memory for one idle connection, against HAProxy", idle_memory),
+    "redis-swaps": ("swap, redis, operations a second", swaps),
+    "redis-idle": ("commands of an idle pool to Redis, a second and process", idle_commands),
     "join": ("join until `join` arrives, real server", joining),
+    "events": ("rotation until 10,000 listeners have it, redis", listening),
+    "watch": ("SQLite: change seen by another process", watching),
     **{
         f"gap-{incident.name.lower()}": (
             f"longest data gap, Python SDK: {incident}",

@@ -18,7 +18,7 @@ from bench.processes import ENDS_CORES, pinned
 from bench.relays import Relay
 from bench.signalling import ANSWER, JOIN, REQUEST
 
-__all__ = ["PATH_V0", "Load", "Result", "StandIn", "build", "loading", "standing_in"]
+__all__ = ["PATH_V0", "Load", "Result", "StandIn", "build", "loading", "piped", "standing_in"]
 
 _SOURCE: Final = Path(__file__).parent / "wire"
 # What SDKs send on the older route, where the client makes no offer.
@@ -181,7 +181,7 @@ def standing_in(program: Path, *, port: int = 0) -> Iterator[StandIn]:
         "request": _base64(REQUEST),
         "answer": _base64(ANSWER),
     }
-    with _piped(program, "serve") as process:
+    with piped(program, "serve") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(orders))
@@ -195,14 +195,17 @@ def standing_in(program: Path, *, port: int = 0) -> Iterator[StandIn]:
 @contextlib.contextmanager
 def loading(program: Path, stand_in: StandIn | None = None) -> Iterator[Load]:
     """Run the clients; results tell of the stand-in's use of the machine where it is given."""
-    with _piped(program, "load") as process:
+    with piped(program, "load") as process:
         yield Load(process, stand_in)
 
 
 @contextlib.contextmanager
-def _piped(program: Path, command: str) -> Iterator[subprocess.Popen[str]]:
+def piped(
+    program: Path, command: str, cores: frozenset[int] | None = ENDS_CORES
+) -> Iterator[subprocess.Popen[str]]:
+    """Run one of the commands of `wire`, with pipes for its orders and its answers."""
     with (
-        pinned(ENDS_CORES),
+        pinned(cores),
         subprocess.Popen(
             [program, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process,

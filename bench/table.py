@@ -31,14 +31,15 @@ class Row:
         pool: the pool's figure, None where it was not measured.
         reference: the figure of what it is compared with, None where it is held against seconds.
         reference_name: what that is.
-        target: for the ratio where there is a reference, else for the figure itself.
+        target: for the ratio where there is a reference, else for the figure itself; None where
+            nothing is promised and the figures only stand beside each other.
         bound: on which side of the target it must be.
         left_out: why there are no figures, in one sentence; only `what` and `wrong` count then.
         wrong: whether they are missing because the measurement went wrong.
     """
 
     what: str
-    target: float = 0.0
+    target: float | None = 0.0
     bound: Bound = Bound.AT_MOST
     unit: str = ""
     digits: int = 0
@@ -59,7 +60,7 @@ class Row:
     def kept(self) -> bool | None:
         """Whether the promise is kept; None where that was not measured."""
         figure = self.ratio if self.reference_name else self.pool
-        if figure is None:
+        if figure is None or self.target is None:
             return None
         if self.bound is Bound.AT_LEAST:
             return figure >= self.target
@@ -70,10 +71,11 @@ class Row:
         if self.left_out is not None:
             why = "went wrong" if self.wrong else "left out"
             return (self.what, "", "", "", "", f"{why}: {self.left_out}")
-        promise = f"{self.bound} {self.target:g} {'x' if self.reference_name else self.unit}"
+        unit = "x" if self.reference_name else self.unit
+        promise = "" if self.target is None else f"{self.bound} {self.target:g} {unit}"
         reference = f"{self.reference_name} {self._show(self.reference)}".strip()
         ratio = "" if self.ratio is None else f"{self.ratio:.2f} x"
-        verdict = {True: "pass", False: "FAIL", None: "not measured"}[self.kept]
+        verdict = {True: "pass", False: "FAIL", None: promise and "not measured"}[self.kept]
         return (self.what, reference, self._show(self.pool), ratio, promise, verdict)
 
     def _show(self, figure: float | None) -> str:

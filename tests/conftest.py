@@ -22,8 +22,33 @@ TOOLS = {
 NEED_NPM_PACKAGES = {"chromium", "node"}
 
 
+# Google's emulator of Firestore is a Java program that comes with Google's own tools only.
+FIRESTORE_JAR = "LIVEKIT_POOL_TEST_FIRESTORE_JAR"
+FIRESTORE_HINT = (
+    "needs firestore: run 'sudo apt-get install default-jre-headless' and 'gcloud components"
+    f" install cloud-firestore-emulator', or name the emulator's jar in {FIRESTORE_JAR}"
+)
+
+
+def find_firestore() -> tuple[Path, Path] | None:
+    """Java, and the emulator's jar: the one that is named, or the one of the Google Cloud SDK."""
+    java, gcloud = shutil.which("java"), shutil.which("gcloud")
+    named = os.environ.get(FIRESTORE_JAR)
+    if named:
+        jar = Path(named)
+    elif gcloud:
+        sdk = Path(gcloud).resolve().parents[1]
+        jar = sdk / "platform" / "cloud-firestore-emulator" / "cloud-firestore-emulator.jar"
+    else:
+        return None
+    return (Path(java), jar) if java and jar.is_file() else None
+
+
 def find_tool(tool: str) -> Path | None:
-    """The path of one of the `TOOLS`, None where it is missing."""
+    """The path of one of the `TOOLS` or of the Firestore emulator, None where it is missing."""
+    if tool == "firestore":
+        emulator = find_firestore()
+        return emulator[1] if emulator else None
     if tool in NEED_NPM_PACKAGES and not (NODE / "node_modules").is_dir():
         return None
     # Debian keeps servers in sbin, which is not on every user's PATH.
@@ -38,10 +63,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("needs"):
             for tool in mark.args:
                 if find_tool(tool) is None:
-                    install = f"sudo apt-get install {TOOLS[tool][1]}"
-                    item.add_marker(
-                        pytest.mark.skip(f"needs {tool}: run '{install}' and 'make test'")
-                    )
+                    item.add_marker(pytest.mark.skip(_hint(tool)))
+
+
+def _hint(tool: str) -> str:
+    if tool == "firestore":
+        return FIRESTORE_HINT
+    return f"needs {tool}: run 'sudo apt-get install {TOOLS[tool][1]}' and 'make test'"
 
 
 def _skipping_fails() -> bool:

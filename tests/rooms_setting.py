@@ -14,13 +14,19 @@ import livekit_pool.rooms.live
 from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, new_document, rotated
 from livekit_pool.driver import Driver
-from livekit_pool.exceptions import StoreError
+from livekit_pool.exceptions import NoAnswer, StoreError
 from livekit_pool.rooms import Room, Rooms
 from livekit_pool.stores.base import Changed, Moved, Placement, ProcessRow
 from livekit_pool.stores.memory import MemoryStore
 from tests.turned_clock import run
 
 NAMES = ("red", "green", "blue")
+
+
+class FakeMachine:
+    """What it has of a machine."""
+
+    document: Document | None = None
 
 
 class FakeDriver:
@@ -31,6 +37,9 @@ class FakeDriver:
         down: servers that are confirmed down, as far as this process knows.
         step: where everybody is sent while the store is away, if it is.
         having: servers that say they have a room -> those rooms.
+        answers_in: seconds that the servers take to say so.
+        asked: how often they were asked.
+        stalled: this process was silent: what it remembers may be old.
     """
 
     def __init__(self, store: MemoryStore, process: str) -> None:
@@ -41,11 +50,12 @@ class FakeDriver:
         self.step: Step | None = None
         self.store_ok = True
         self.having: dict[str, set[str]] = {}
-        self.machine = self
+        self.answers_in = 0.0
+        self.asked = 0
+        self.stalled = False
+        self.machine = FakeMachine()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
-        self.document: Document = None  # type: ignore[assignment]  # until it is loaded
-        self._has_document = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[Announce], None]] = []
         self._health: list[Callable[[str], None]] = []
@@ -65,11 +75,18 @@ class FakeDriver:
         self._store_listeners.append(listener)
 
     @property
+    def document(self) -> Document:
+        if self.machine.document is None:
+            raise NoAnswer("the pool has no document yet")
+        return self.machine.document
+
+    @property
     def active_server(self) -> str:
         return self.document.active_server if self.step is None else self.step.server
 
     async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        await asyncio.sleep(0)
+        self.asked += 1
+        await asyncio.sleep(self.answers_in)
         found = {room: [n for n in NAMES if room in self.having.get(n, ())] for room in rooms}
         return {room: servers for room, servers in found.items() if servers}
 
@@ -91,16 +108,24 @@ class FakeDriver:
         return server in NAMES and server not in self.down
 
     async def fresh(self, revision: int = 0) -> Document:
+        if self.machine.document is None or (self.stalled and self.store_ok):
+            return await self.reload()
         return self.document
 
     async def reload(self) -> Document:
-        document = (await self.store.load()).document
+        try:
+            document = (await self.store.load()).document
+        except StoreError as error:
+            self.store_failed(error)
+            raise
         assert document is not None
-        if not self._has_document or document.revision > self.document.revision:
-            self._has_document = True
-            self.document = document
+        held = self.machine.document
+        if held is None or document.revision > held.revision:
+            self.machine.document = document
+            if self.step is not None and self.step.active_since != document.active_since:
+                self.step = None
             for listener in self._listeners:
-                listener(Announce(document=document, rotation=None))
+                listener(Announce(document=document, rotation=None, step=self.step))
         return document
 
     # -- what the tests do with it --
@@ -129,7 +154,8 @@ class FakeDriver:
         async for notice in self.store.watch():
             match notice:
                 case Changed():
-                    await self.reload()
+                    with contextlib.suppress(StoreError):
+                        await self.reload()
                 case Moved(placement=placement):
                     self.tell_moved(placement)
 
@@ -215,7 +241,8 @@ class Process:
     async def _beats(self) -> None:
         while True:
             await asyncio.sleep(2)
-            await self.beat()
+            with contextlib.suppress(StoreError):
+                await self.beat()
 
 
 class Setting:
@@ -226,7 +253,7 @@ class Setting:
         self.a = Process(store, "a")
         self.b = Process(store, "b")
 
-    async def rotate(self, to: str, *, window: float = 0.0) -> int:
+    async def rotate(self, to: str, *, window: float = 0.0, now: float = 0.0) -> int:
         """Make another server the active one; the new revision."""
         document = (await self.store.load()).document
         assert document is not None
@@ -237,7 +264,7 @@ class Setting:
             cause=Cause.MANUAL,
             reason="",
             actor="",
-            now=0.0,
+            now=now,
             window=window,
         )
         await self.store.swap(document.revision, changed, f"to-{changed.revision}", rotation)

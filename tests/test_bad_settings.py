@@ -7,6 +7,8 @@ ways to be refused; here every file is compared.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import socket
@@ -14,11 +16,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from livekit_pool.local import reserve_port
+from livekit_pool.stores.sqlite import SqliteStore
+from tests.stores.redis_server import RedisServer
+from tests.stores.values import first_document
 
 COMMAND = Path(sys.executable).with_name("livekit-pool")
 SECRET = "a-server-secret-that-must-never-be-seen"
@@ -59,10 +65,9 @@ class Place:
         database.close()
         (folder / "livekit-pool.key").write_text("LIVEKIT_POOL_KEY=k\nLIVEKIT_POOL_SECRET=short\n")
 
-    def refused(self, variables: Mapping[str, str], *flags: str) -> str:
-        """Serve with these settings; the one sentence with which that is refused."""
-        before = self._content()
-        ran = subprocess.run(
+    def serve(self, variables: Mapping[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
+        """Serve with these settings until it ends by itself."""
+        return subprocess.run(
             [COMMAND, "serve", *flags],
             env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **variables},
             cwd=self.folder,
@@ -71,6 +76,11 @@ class Place:
             timeout=30,
             check=False,
         )
+
+    def refused(self, variables: Mapping[str, str], *flags: str) -> str:
+        """Serve with these settings; the one sentence with which that is refused."""
+        before = self._content()
+        ran = self.serve(variables, *flags)
         *lines, sentence = ran.stderr.splitlines()
         assert ran.returncode == 2, ran.stderr
         assert ran.stdout == ""
@@ -182,6 +192,60 @@ def test_a_database_that_is_not_one(place: Place, port: str, content: bytes | No
     sentence = place.refused(server(0) | {"LIVEKIT_POOL_PORT": port})
 
     assert f"LIVEKIT_POOL_STORE: {place.database} is " in sentence
+
+
+def document_of_schema(place: Place, schema: int) -> None:
+    """Keep a document of another version in the folder's database."""
+
+    async def keep() -> None:
+        place.database.unlink()
+        async with SqliteStore(f"sqlite:///{place.database}") as store:
+            await store.create(first_document(), "a")
+
+    asyncio.run(keep())
+    with closing(sqlite3.connect(place.database)) as db, db:
+        db.execute(f"UPDATE document SET content = json_set(content, '$.schema', {schema})")
+    with closing(sqlite3.connect(place.database)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def test_a_document_of_another_version(place: Place, port: str) -> None:
+    document_of_schema(place, 2)
+
+    ran = place.serve(server(0) | {"LIVEKIT_POOL_PORT": port})
+
+    assert ran.returncode == 2
+    assert "LIVEKIT_POOL_STORE" in ran.stderr.splitlines()[-1]
+    assert "schema 2" in ran.stderr.splitlines()[-1]
+    with closing(sqlite3.connect(place.database)) as db:
+        assert json.loads(db.execute("SELECT content FROM document").fetchone()[0])["schema"] == 2
+
+
+@pytest.mark.needs("redis")
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("redis://:{password}@127.0.0.1:{port}", "password"),
+        ("redis://127.0.0.1:{port}", "password"),
+        ("redis://:right@127.0.0.1:{port}/99", "99"),
+        ("redis://nobody:{password}@127.0.0.1:{port}", "user"),
+        ("redis://127.0.0.1:{port}/zero", "database"),
+    ],
+)
+def test_a_redis_that_refuses(
+    place: Place, port: str, tmp_path_factory: pytest.TempPathFactory, url: str, named: str
+) -> None:
+    redis = RedisServer(tmp_path_factory.mktemp("redis"), "requirepass right")
+    try:
+        store = url.format(port=redis.port, password=SECRET)
+        sentence = place.refused(
+            server(0) | {"LIVEKIT_POOL_PORT": port, "LIVEKIT_POOL_STORE": store}
+        )
+    finally:
+        redis.kill()
+
+    assert "LIVEKIT_POOL_STORE" in sentence
+    assert named in sentence
 
 
 def test_a_port_in_use(place: Place) -> None:

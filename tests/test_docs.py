@@ -38,6 +38,7 @@ from livekit_pool.upstream.connection import Stage
 from livekit_pool.upstream.probe import ProbeResult
 from livekit_pool.web import answers, app
 from livekit_pool.web.gateway import request, twirp_refusal, validate
+from tests.conftest import FIRESTORE_JAR
 from tests.web.fake_pool import FakePool
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,7 @@ def test_each_setting_has_its_line() -> None:
 
 
 def test_no_document_names_a_variable_that_nothing_reads() -> None:
-    known = {setting.variable for setting in SETTINGS} | {DEBUG}
+    known = {setting.variable for setting in SETTINGS} | {DEBUG, FIRESTORE_JAR}
     for path in [*DOCUMENTS, ROOT / ".env.example"]:
         named = set(re.findall(r"LIVEKIT_POOL_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
         assert named <= known, path
@@ -128,8 +129,12 @@ def test_the_example_of_an_env_file_is_read(tmp_path: Path) -> None:
 
 
 def commands() -> dict[str, click.Command]:
-    """The subcommands, by name."""
-    return dict(command.commands)
+    """The subcommands, by name; those of a group, such as ``state``, with the group's before."""
+    found: dict[str, click.Command] = {}
+    for name, each in command.commands.items():
+        inner = each.commands if isinstance(each, click.Group) else {"": each}
+        found |= {f"{name} {rest}".strip(): one for rest, one in inner.items()}
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -162,7 +167,7 @@ def test_no_document_names_a_command_that_is_not_there() -> None:
     for path in DOCUMENTS:
         document = path.read_text(encoding="utf-8")
         named = set(re.findall(r"(?:bin/|`|\$ )livekit-pool ([a-z]+)", document))
-        assert named <= commands().keys(), path
+        assert named <= command.commands.keys(), path
 
 
 def test_each_exit_code_is_there() -> None:
@@ -241,6 +246,7 @@ async def test_the_examples_of_answers_are_like_real_ones() -> None:
     )
     assert example.keys() == real.keys()
     assert example["store"].keys() == real["store"].keys()
+    assert example["processes"][0].keys() == real["processes"][0].keys()
     assert example["servers"][0].keys() == real["servers"][0].keys()
     fields = set(ProbeResult.public(PROBE))
     assert example["servers"][0]["last_probe"].keys() == fields
@@ -318,7 +324,7 @@ def test_each_package_has_its_reason() -> None:
     told = section("CONTRIBUTING.md", "Dependencies")
     assert not {package for package in packages if f"`{package}`" not in told}
     table = set(re.findall(r"^\| `([\w-]+)`", told, re.MULTILINE))
-    assert table == {re.split(r"[<>=;]", each)[0] for group in groups[:2] for each in group}
+    assert table == {re.split(r"[<>=;\[]", each)[0] for group in groups[:2] for each in group}
 
 
 def test_each_part_of_the_package_is_there() -> None:

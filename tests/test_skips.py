@@ -57,3 +57,15 @@ def test_a_file_that_skips_itself_fails_in_ci(
     monkeypatch.setenv("CI", "true")
     run.makepyfile("import pytest\npytest.importorskip('no_such_module')\ndef test(): pass\n")
     run.runpytest_inprocess().assert_outcomes(errors=1)
+
+
+def test_a_missing_emulator_is_skipped_with_the_way_to_it(
+    run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEKIT_POOL_TEST_FIRESTORE_JAR", str(run.path / "no-such.jar"))
+    run.makepyfile(
+        'import pytest\n@pytest.mark.needs("firestore")\ndef test_with_firestore(): pass\n'
+    )
+    result = run.runpytest_inprocess("-ra")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines("*needs firestore: run *gcloud components*LIVEKIT_POOL_TEST_*")

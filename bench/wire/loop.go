@@ -45,11 +45,12 @@ func (l *loop) drop(fd int) {
 	syscall.Close(fd)
 }
 
-// turn waits for events, at most the given time, and hands each to its handler.
-func (l *loop) turn(wait time.Duration) {
+// turn waits for events, at most the given time, and hands each to its handler; true where more
+// may wait than one turn takes.
+func (l *loop) turn(wait time.Duration) (more bool) {
 	count, err := syscall.EpollWait(l.epoll, l.events[:], int(wait.Milliseconds()))
 	if err == syscall.EINTR {
-		return
+		return false
 	}
 	must(err, "epoll")
 	for i := range l.events[:count] {
@@ -58,6 +59,7 @@ func (l *loop) turn(wait time.Duration) {
 			h.ready()
 		}
 	}
+	return count == len(l.events)
 }
 
 // read returns what a socket has, at most the size of the shared buffer: nil and true where it

@@ -1,7 +1,8 @@
 // Wire holds both ends between which the benchmarks put a relay: a stand-in for a LiveKit
-// server's signalling ("serve") and the clients that load it ("load").
+// server's signalling ("serve") and the clients that load it ("load"); those who listen to events
+// ("listen"), and the least that could tell them ("fan").
 //
-// Both are one thread around epoll, with nothing allocated per message: a stand-in that costs
+// All are one thread around epoll, with nothing allocated per message: a stand-in that costs
 // as much as the relay it measures would be what is measured. Standard library only, Linux only.
 package main
 
@@ -17,15 +18,19 @@ func main() {
 	runtime.LockOSThread()
 	debug.SetGCPercent(800)
 	if len(os.Args) != 2 {
-		fail("usage: wire serve|load; both read JSON from standard input")
+		fail("usage: wire serve|load|listen|fan; all read JSON from standard input")
 	}
 	switch os.Args[1] {
 	case "serve":
 		serve()
 	case "load":
 		load()
+	case "listen":
+		listen()
+	case "fan":
+		fanOut()
 	default:
-		fail("unknown command " + os.Args[1] + ": serve or load")
+		fail("unknown command " + os.Args[1] + ": serve, load, listen or fan")
 	}
 }
 

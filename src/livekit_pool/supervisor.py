@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import config
-from .exceptions import ConfigurationError, PoolError
+from .exceptions import ConfigurationError, PoolError, StoreCorrupt
 from .observe import event, failure
 from .stores import store_from_url
 from .upstream.probe_lock import ProbeLock
@@ -457,7 +457,8 @@ def _work(start: Callable[[Life], None], life: Life) -> int:
     """Run a worker's life; its exit code."""
     try:
         start(life)
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreCorrupt) as error:
+        # Both are for a person to mend: nothing that this process could do is.
         life.refuse(str(error))
         return _REFUSED
     except SystemExit as error:

@@ -32,19 +32,43 @@ def server(name: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+def process(name: str, *servers: str, **fields: Any) -> dict[str, Any]:
+    """A process of ``GET /pool/status`` with those servers, on machine0 unless told otherwise."""
+    return {
+        "process": name,
+        "host": "machine0",
+        "started": "2026-11-01T10:00:00Z",
+        "last_seen": "2026-11-01T10:05:00Z",
+        "servers": list(servers),
+        "fingerprint": "0" * 32,
+        "same_list": True,
+        "probing": False,
+        "participants": 0,
+        **fields,
+    }
+
+
 def status(*servers: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """An answer of ``GET /pool/status``: of red (active), green and blue by default."""
+    """
+    An answer of ``GET /pool/status``: of red (active), green and blue by default.
+
+    Two processes have all of the servers.
+    """
+    shown = list(servers) or [
+        server("red", role="active", rooms=3, participants=12),
+        server("green"),
+        server("blue"),
+    ]
+    names = [one["name"] for one in shown]
     return {
         "revision": 7,
         "active": "red",
+        "provisional": None,
         "paused": None,
-        "store": {"url": "sqlite:///livekit-pool.db", "ok": True},
-        "servers": list(servers)
-        or [
-            server("red", role="active", rooms=3, participants=12),
-            server("green"),
-            server("blue"),
-        ],
+        "store": {"url": "sqlite:///livekit-pool.db", "ok": True, "detail": None},
+        "lists_differ": False,
+        "processes": [process("1" * 16, *names, probing=True), process("2" * 16, *names)],
+        "servers": shown,
         **fields,
     }
 

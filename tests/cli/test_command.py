@@ -24,7 +24,7 @@ def test_each_setting_is_a_flag_of_serve_but_the_secret() -> None:
     assert {"--host", "--port", "--workers", "--tls-cert", "--tls-key"} <= flags
 
 
-@pytest.mark.parametrize("name", ["serve", "status", "rotate", "history", "token", "demo"])
+@pytest.mark.parametrize("name", ["serve", "status", "rotate", "history", "state", "token", "demo"])
 def test_each_command_has_help(command: Run, name: str) -> None:
     ran = command(name, "--help")
     assert ran.code == 0

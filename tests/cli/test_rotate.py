@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
-from tests.cli.scripted_pool import ScriptedPool, server, status
+from tests.cli.scripted_pool import ScriptedPool, process, server, status
 
 DONE = {
     "revision": 8,
@@ -103,6 +103,15 @@ def test_a_dry_run_says_what_would_happen(
         as_json = json.loads(command("rotate", "--reason", "x", "--dry-run", "--json").out)
         assert as_json == {"dry_run": True, "revision": 7, "from": "red", "to": target}
     assert posted(pool) == []
+
+
+def test_a_server_that_not_every_process_has_is_not_what_a_rotation_would_choose(
+    command: Run, pool: ScriptedPool
+) -> None:
+    processes = [process("a", "red", "green", "blue"), process("b", "red", "blue")]
+    pool.answers["GET", "/pool/status"] = (200, status(processes=processes, lists_differ=True))
+    ran = command("rotate", "--reason", "update", "--dry-run")
+    assert ran.out == "Would rotate from red to blue, from revision 7 on.\n"
 
 
 def test_a_document_that_changed_meanwhile(command: Run, pool: ScriptedPool) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from livekit_pool.cli.status import status_table
 from tests.cli.conftest import Run
-from tests.cli.scripted_pool import ScriptedPool, server, status
+from tests.cli.scripted_pool import ScriptedPool, process, server, status
 
 WITHOUT_EXTRAS = ["SERVER", "URL", "ROLE", "HEALTH", "ROOMS", "PARTICIPANTS", "LAST PROBE"]
 
@@ -32,7 +32,7 @@ def test_status_shows_each_server_on_a_line(command: Run, pool: ScriptedPool) ->
     ran = command("status")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[0] == "revision 7  active red  store sqlite:///livekit-pool.db"
+    assert lines[0] == "revision 7  active red  store sqlite:///livekit-pool.db  2 processes"
     assert lines[1].split("  ")[0] == "SERVER"
     assert lines[2].split() == ["red", "wss://red.example.com", "active", "up", "3", "12", "-"]
     assert len(lines) == 5
@@ -91,8 +91,12 @@ def test_the_last_probe(probe: dict[str, Any], shown: str) -> None:
             "Automatic rotation is paused by ann since",
         ),
         (
-            status(store={"url": "sqlite:///x.db", "ok": False}),
-            "The store does not answer: the pool works with what it read last.",
+            status(store={"url": "sqlite:///x.db", "ok": False, "detail": None}),
+            "The store cannot be used: the pool works with what it read last.",
+        ),
+        (
+            status(provisional={"instead_of": "one", "since": "2026-11-01T10:00:00Z"}),
+            "red stands in for one since",
         ),
         (
             status(server("red", role="active", health="down"), server("green")),
@@ -117,6 +121,121 @@ def test_warnings_are_lines_below(answer: dict[str, Any], warning: str | None) -
     else:
         assert len(footer) == 1
         assert footer[0].startswith(warning)
+
+
+def footer(answer: dict[str, Any]) -> list[str]:
+    """The lines below the last table."""
+    return list(status_table(answer).footer)
+
+
+def test_what_is_wrong_with_the_store_is_said() -> None:
+    store = {"url": "redis://x", "ok": False, "detail": "the Redis x does not answer."}
+    assert footer(status(store=store)) == [
+        "The store cannot be used: the pool works with what it read last.",
+        "  The Redis x does not answer.",
+    ]
+
+
+def test_a_step_is_told_above_and_below() -> None:
+    answer = status(provisional={"instead_of": "one", "since": "2026-11-01T10:00:00Z"})
+    shown = status_table(answer)
+    assert shown.header.split("  ")[1] == "active red (provisional)"
+    (line,) = shown.footer
+    assert line.endswith(
+        ": a provisional step, which becomes a rotation when the store is back,"
+        " if one is still down."
+    )
+
+
+def test_processes_are_counted_with_their_machines() -> None:
+    names = ("red", "green")
+    one, two = process("1", *names), process("2", *names, host="machine1")
+    assert status_table(status(processes=[one])).header.endswith("  1 process")
+    assert status_table(status(processes=[one, one])).header.endswith("  2 processes")
+    assert status_table(status(processes=[one, one, two])).header.endswith(
+        "  3 processes on 2 machines"
+    )
+
+
+def test_each_process_is_shown_if_one_asks(command: Run, pool: ScriptedPool) -> None:
+    times = {"started": in_seconds(-125), "last_seen": in_seconds(-1)}
+    processes = [
+        process("a1", "red", "blue", probing=True, participants=4, **times),
+        process("b2", "red", "blue", host="machine1", **times),
+    ]
+    pool.answers["GET", "/pool/status"] = (200, status(processes=processes))
+    assert "PROCESS" not in command("status").out
+    ran = command("status", "--processes")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[5:7] == [
+        "",
+        "PROCESS  MACHINE   STARTED        LAST SEEN  PROBES  PARTICIPANTS  LIST      SERVERS",
+    ]
+    assert lines[7:] == [
+        "a1       machine0  2 min 5 s ago  1 s ago    yes     4             00000000  red, blue",
+        "b2       machine1  2 min 5 s ago  1 s ago    no      0             00000000  red, blue",
+    ]
+
+
+def differing(*processes: dict[str, Any]) -> dict[str, Any]:
+    return status(processes=list(processes), lists_differ=True)
+
+
+def test_processes_are_shown_unasked_while_their_lists_differ() -> None:
+    one = process("a1", "red", "green", "blue")
+    two = process("b2", "red", "green", fingerprint="9" * 32)
+    shown = status_table(differing(one, two)).plain().splitlines()
+    assert shown[6].startswith("PROCESS")
+    assert [line.split()[0] for line in shown[7:9]] == ["a1", "b2"]
+    assert shown[9] == ""
+    assert shown[10] == "Processes have different lists of servers:"
+
+
+ALL = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("red", "green"), "red, green (without blue)"),
+        (("red", "blue", "green"), "red, blue, green (in another order)"),
+        (ALL, "red, green, blue (with another URL, key or limit)"),
+    ],
+)
+def test_how_lists_differ_is_told_by_machine(other: tuple[str, ...], told: str) -> None:
+    usual = [process("a1", *ALL), process("b2", *ALL), process("c3", *ALL, host="machine1")]
+    odd = process("d4", *other, host="machine2", fingerprint="9" * 32)
+    lines = footer(differing(odd, *usual))
+    assert lines[:3] == [
+        "Processes have different lists of servers:",
+        "  red, green, blue: machine0 (2 processes) and machine1 (1 process)",
+        f"  {told}: machine2 (1 process)",
+    ]
+    lacking = ["Not chosen automatically until every process has it: blue."]
+    assert lines[3:] == (lacking if "blue" not in other else [])
+
+
+def test_a_server_that_most_do_not_have_yet_is_no_reason_to_call_theirs_odd() -> None:
+    lines = footer(
+        differing(
+            process("a1", "red", "green"),
+            process("b2", "red", "green"),
+            process("c3", *ALL, fingerprint="9" * 32),
+        )
+    )
+    assert lines[1:3] == [
+        "  red, green (without blue): machine0 (2 processes)",
+        "  red, green, blue: machine0 (1 process)",
+    ]
+
+
+def test_a_server_that_not_every_process_has_is_nowhere_to_rotate_to() -> None:
+    servers = (server("red", role="active"), server("green", url=None))
+    two = [process("a1", "red"), process("b2", "red", "green", fingerprint="9" * 32)]
+    answer = status(*servers, processes=two, lists_differ=True)
+    assert "No other server is available: there is nowhere to rotate to." in footer(answer)
+    assert "green   (in other lists)" in status_table(answer).plain()
 
 
 def test_watch_shows_it_again_waits_for_the_pool_and_ends_with_ctrl_c() -> None:

@@ -4,6 +4,7 @@ PoolModel: rules by which anything may happen to the `World`, in any order.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,10 +18,8 @@ from livekit_pool.core.events import (
     FaultSeen,
     FaultSource,
     JoinAnswered,
-    Loaded,
     ProbeOutcome,
     RotateAsked,
-    RowsSeen,
     SwapFailed,
     Tick,
 )
@@ -52,11 +51,7 @@ class PoolModel(RuleBasedStateMachine, World):
     @initialize()
     def start(self) -> None:
         for process in self.processes:
-            self.feed(process, Loaded(document=self.document))
-            self.feed(process, RowsSeen(lists=(NAMES, NAMES, NAMES)))
-            for server in NAMES:
-                self.feed(process, self.begun(process, server))
-            process.probes.clear()
+            self.begin(process)
 
     # --- the world -------------------------------------------------------------------------
 
@@ -231,6 +226,7 @@ class PoolModel(RuleBasedStateMachine, World):
             expected_revision=process.document.revision if expected else None,
             force=force,
         )
+        process.asked.add(asked.request)
         self.requests[asked.request] = (process.document.active_since, asked)
         self.feed(process, asked)
 
@@ -304,6 +300,14 @@ class PoolModel(RuleBasedStateMachine, World):
     def store_is_back_with_old_data(self, pick: int) -> None:
         """A restart that lost the last second, say, or a backup."""
         self.lose(self.earlier[pick % len(self.earlier)])
+
+    @rule(number=numbers, empty=st.booleans())
+    def process_is_restarted(self, number: int, empty: bool) -> None:
+        """Also while the store is empty: it begins another lineage then."""
+        if self.processes[number].store:
+            if empty and self.all_know():
+                self.lose(None)
+            self.restart(number)
 
     @rule(number=numbers)
     def store_is_cut_off(self, number: int) -> None:
@@ -389,4 +393,5 @@ class PoolModel(RuleBasedStateMachine, World):
         assert self.answered == self.requests.keys(), "somebody waits for an answer"
 
     def teardown(self) -> None:
-        self.all_comes_to_rest()
+        if sys.exception() is None:  # else it would hide what was found
+            self.all_comes_to_rest()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from livekit_pool.core.actions import Action, Note, Swap
+from livekit_pool.core.actions import Action, Announce, Note, Probe, Restore, Step, Swap
 from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, new_document, rotated
 from livekit_pool.core.events import (
     Event,
@@ -14,6 +14,7 @@ from livekit_pool.core.events import (
     Probed,
     ProbeOutcome,
     RowsSeen,
+    StoreSeen,
     SwapAnswered,
 )
 from livekit_pool.core.faults import PendingFaults
@@ -23,6 +24,7 @@ from livekit_pool.core.situation import Situation
 
 NAMES = ("red", "green", "blue")
 START = 1000.0
+AWAY, BACK = StoreSeen(ok=False), StoreSeen(ok=True)
 MARK = Mark(by="ann", since=START, reason="")
 PASSED, REFUSED, SILENT, FAILED, UNAUTHORIZED = (
     ProbeOutcome.PASSED,
@@ -118,12 +120,12 @@ class Pool:
     def probed(self, server: str, outcome: ProbeOutcome, times: int = 1) -> list[Action]:
         return self.feed(*[Probed(server=server, outcome=outcome)] * times)
 
-    def won(self, swap: Swap) -> list[Action]:
+    def won(self, swap: Swap | Restore) -> list[Action]:
         """The store applied ``swap``."""
         return self.feed(SwapAnswered(operation=swap.operation, won=True, document=swap.document))
 
-    def lost(self, swap: Swap, shared: Document) -> list[Action]:
-        """The store held another document: ``shared``."""
+    def lost(self, swap: Swap | Restore, shared: Document | None) -> list[Action]:
+        """The store held another document, or none: ``shared``."""
         return self.feed(SwapAnswered(operation=swap.operation, won=False, document=shared))
 
 
@@ -137,5 +139,50 @@ def swaps_of(actions: Iterable[Action]) -> list[Swap]:
     return [action for action in actions if isinstance(action, Swap)]
 
 
+def restore_of(actions: Iterable[Action]) -> Restore:
+    """The one restoration among ``actions``."""
+    (restore,) = [action for action in actions if isinstance(action, Restore)]
+    return restore
+
+
 def notes_of(actions: Iterable[Action]) -> list[str]:
     return [action.event for action in actions if isinstance(action, Note)]
+
+
+def step_of(actions: list[Action]) -> Step | None:
+    """The step that the last announcement among ``actions`` tells of."""
+    *_, announce = [action for action in actions if isinstance(action, Announce)]
+    return announce.step
+
+
+def probes_of(actions: list[Action]) -> list[str]:
+    return [action.server for action in actions if isinstance(action, Probe)]
+
+
+def away(shared: Document | None = None) -> Pool:
+    """A pool whose servers are all up, and whose store is away."""
+    pool = Pool(shared=shared)
+    pool.feed(AWAY)
+    return pool
+
+
+def stepped(shared: Document | None = None) -> Pool:
+    """A pool that stepped from red to green."""
+    pool = away(shared)
+    pool.probed("red", REFUSED)
+    assert pool.machine.active_server == "green"
+    return pool
+
+
+def back(
+    pool: Pool,
+    shared: Document | None = None,
+    elsewhere: tuple[dict[str, bool], ...] = (),
+    health: dict[str, bool] | None = None,
+) -> list[Action]:
+    """The store is back: everything is read again before it is said so."""
+    return pool.feed(
+        Loaded(document=shared or pool.document),
+        RowsSeen(lists=(NAMES,), elsewhere=elsewhere, health=health or {}),
+        BACK,
+    )

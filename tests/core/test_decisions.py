@@ -9,10 +9,12 @@ import pytest
 from livekit_pool.core.actions import NoteEvent
 from livekit_pool.core.decisions import Decision, decide
 from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
-from livekit_pool.core.events import FaultSeen, FaultSource, Probed
+from livekit_pool.core.events import FaultSeen, FaultSource, Probed, ProbeOutcome
 from livekit_pool.core.faults import PendingFaults
+from livekit_pool.core.health import HealthBook
 from livekit_pool.core.situation import FRESH
 from tests.core.samples import (
+    FAILED,
     NAMES,
     PASSED,
     REFUSED,
@@ -142,6 +144,57 @@ def test_while_paused_a_dead_server_is_only_noted() -> None:
     assert notes(decision) == [NoteEvent.FAULT_WHILE_PAUSED]
 
 
+# --- silence needs a second witness --------------------------------------------------------
+
+SEEN_ELSEWHERE = [
+    pytest.param((), True, id="a process alone needs none"),
+    pytest.param(({"red": False},), True, id="down there too"),
+    pytest.param(({"red": True}, {"red": False}), True, id="down on one of two"),
+    pytest.param(({"red": True},), False, id="up there"),
+    pytest.param(({},), False, id="nothing was said yet"),
+    pytest.param(({"green": False},), False, id="said of another server"),
+]
+
+
+def silent_red() -> HealthBook:
+    health = book(ALL_WELL)
+    for _ in range(3):
+        health.probed(Probed(server="red", outcome=SILENT), START)
+    health.probed(Probed(server="blue", outcome=PASSED), START)
+    return health
+
+
+@pytest.mark.parametrize(("elsewhere", "leaves"), SEEN_ELSEWHERE)
+def test_silence_counts_once_another_machine_sees_it(
+    elsewhere: tuple[dict[str, bool], ...], leaves: bool
+) -> None:
+    decision = decide(replace(situation(document(), silent_red()), elsewhere=elsewhere))
+    if leaves:
+        assert (changed(decision).active_server, notes(decision)) == ("green", [])
+        return
+    assert decision.document is None
+    assert [(note.event, note.fields) for note in decision.notes] == [
+        (NoteEvent.UNWITNESSED, {"server": "red"})
+    ]
+
+
+@pytest.mark.parametrize(("elsewhere", "leaves"), SEEN_ELSEWHERE)
+@pytest.mark.parametrize("outcome", [REFUSED, FAILED])
+def test_what_comes_from_the_other_side_needs_no_second_witness(
+    elsewhere: tuple[dict[str, bool], ...], leaves: bool, outcome: ProbeOutcome
+) -> None:
+    health = book(ALL_WELL)
+    for _ in range(3):
+        health.probed(Probed(server="red", outcome=outcome), START)
+    here = replace(situation(document(), health), elsewhere=elsewhere)
+    assert changed(decide(here)).active_server == "green"
+
+
+def test_while_paused_nobody_asks_for_a_second_witness() -> None:
+    here = replace(situation(PAUSED, silent_red()), elsewhere=({"red": True},))
+    assert notes(decide(here)) == [NoteEvent.FAULT_WHILE_PAUSED]
+
+
 # --- joins fail although probes pass -------------------------------------------------------
 
 
@@ -234,7 +287,7 @@ def test_while_paused_a_removed_server_is_only_noted() -> None:
 def test_positions_are_written_anew_once_all_have_the_same_list() -> None:
     turned = ("blue", "red", "green")
     here = situation(document(), book(ALL_WELL, turned), names=turned, lists=(turned, NAMES))
-    assert decide(here) == Decision()
+    assert (decide(here).document, notes(decide(here))) == (None, [NoteEvent.LISTS_DIFFER])
     decision = decide(replace(here, lists=(turned, turned)))
     assert decision.rotation is None
     assert changed(decision).active_server == "red"
@@ -300,7 +353,7 @@ def test_a_foreign_rotation_to_an_unseen_server_waits_for_a_probe() -> None:
 def test_a_foreign_index_that_counts_in_another_list_waits() -> None:
     turned = (*NAMES, "purple")
     here = situation(FOREIGN, book(ALL_WELL, turned), names=turned, lists=(turned, NAMES))
-    assert decide(here) == Decision()
+    assert (decide(here).document, notes(decide(here))) == (None, [NoteEvent.LISTS_DIFFER])
     assert changed(decide(replace(here, lists=(turned,)))).active_server == "blue"
 
 
@@ -332,3 +385,16 @@ def test_the_active_server_is_not_left_because_it_refuses_our_key() -> None:
 def test_the_silence_of_all_is_noted() -> None:
     decision = decide(situation(document(), book(dict.fromkeys(NAMES, SILENT))))
     assert notes(decision) == [NoteEvent.ALL_SILENT]
+
+
+def test_lists_that_differ_are_noted() -> None:
+    here = situation(document(), book(ALL_WELL))
+    assert notes(decide(replace(here, lists=(NAMES, NAMES[:2])))) == [NoteEvent.LISTS_DIFFER]
+    assert notes(decide(replace(here, lists=None))) == [], "they were not read yet"
+
+
+def test_keys_that_differ_are_noted_though_the_names_are_alike() -> None:
+    here = situation(document(), book(ALL_WELL), lists=(NAMES, NAMES))
+    assert notes(decide(here)) == []
+    assert notes(decide(replace(here, agreed=False))) == [NoteEvent.LISTS_DIFFER]
+    assert notes(decide(replace(here, agreed=False, lists=None))) == []

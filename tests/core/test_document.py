@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from livekit_pool.core.document import (
     Cause,
     Mark,
+    Rotation,
     ServerRecord,
     listed,
     new_document,
+    restored,
     rotated,
     written_back,
 )
-from tests.core.samples import NAMES, START, document
+from tests.core.samples import NAMES, START, document, moved
 
 
 def test_a_new_document_makes_the_first_server_active() -> None:
@@ -27,6 +31,11 @@ def test_a_new_document_makes_the_first_server_active() -> None:
 def test_a_new_document_takes_the_active_server_it_is_told() -> None:
     made = new_document(lineage="L", names=NAMES, actor="p0", now=START, active="blue")
     assert (made.active_server, made.active_server_index) == ("blue", 2)
+
+
+def test_a_new_document_starts_above_the_revisions_of_an_old_history() -> None:
+    made = new_document(lineage="L", names=NAMES, actor="p0", now=START, revision=41)
+    assert (made.revision, made.active_since) == (41, 41)
 
 
 def test_a_rotation_moves_the_active_server_and_its_revision() -> None:
@@ -106,6 +115,30 @@ def test_writing_back_a_server_that_this_process_lacks_keeps_its_written_index()
     foreign = replace(document(), active_server_index=2, index_written=0)
     after, _ = written_back(foreign, names=("blue",), reason="r", actor="a", now=START)
     assert (after.active_server, after.active_server_index, after.server_count) == ("red", 0, 3)
+
+
+@pytest.mark.parametrize(("above", "revision"), [(0, 3), (1, 3), (2, 3), (3, 4), (40, 41)])
+def test_what_is_brought_back_is_above_all_and_otherwise_as_it_was(
+    above: int, revision: int
+) -> None:
+    held = moved(document(), "blue")
+    after, note = restored(held, above=above, reason="r", actor="a", now=START + 1)
+    assert after == replace(held, revision=revision), "no fault becomes late by it"
+    assert note == Rotation(
+        revision=revision,
+        from_="blue",
+        to="blue",
+        cause=Cause.RESTORED,
+        reason="r",
+        actor="a",
+        at=START + 1,
+    )
+
+
+def test_a_foreign_rotation_that_waits_for_an_answer_is_brought_back_too() -> None:
+    foreign = replace(document(), active_server_index=2, index_written=0)
+    after, _ = restored(foreign, above=0, reason="", actor="", now=START)
+    assert after.foreign_index == 2
 
 
 def test_a_changed_list_moves_positions_only() -> None:

@@ -35,6 +35,7 @@ from tests.core.samples import (
     drained,
     moved,
     notes_of,
+    restore_of,
     swap_of,
     swaps_of,
 )
@@ -100,9 +101,11 @@ def test_away_and_back_unseen_is_announced_without_a_rotation() -> None:
 def test_old_news_is_not_followed() -> None:
     pool = Pool()
     old = pool.document
-    pool.feed(Loaded(document=moved(old, "blue")))
-    assert pool.feed(Loaded(document=old)) == []
-    assert pool.document.active_server == "blue"
+    newer = moved(old, "blue")
+    pool.feed(Loaded(document=newer))
+    restore = restore_of(pool.feed(Loaded(document=old)))
+    assert pool.document == newer
+    assert pool.lost(restore, newer) == [], "it was but late: the store holds the newer one"
 
 
 def test_one_revision_is_one_document() -> None:
@@ -118,17 +121,6 @@ def test_an_active_server_that_is_not_ours_is_not_probed() -> None:
     assert Probe(server="purple") not in pool.feed(Loaded(document=foreign))
 
 
-def test_another_lineage_is_followed_whatever_its_revision() -> None:
-    pool = Pool()
-    pool.feed(Loaded(document=moved(pool.document, "blue")))
-    other = replace(document(), lineage="M")
-    announce = pool.feed(Loaded(document=other))[-1]
-    assert isinstance(announce, Announce)
-    assert announce.document == other
-    assert announce.rotation is not None
-    assert announce.rotation.from_ == "blue"
-
-
 def test_a_foreign_write_is_seen_though_it_has_no_revision() -> None:
     pool = Pool()
     foreign = replace(pool.document, active_server_index=2, index_written=0)
@@ -136,15 +128,6 @@ def test_a_foreign_write_is_seen_though_it_has_no_revision() -> None:
     assert swap.rotation is not None
     assert (swap.rotation.to, swap.rotation.cause) == ("blue", Cause.FOREIGN)
     assert pool.won(swap)[-1] == Announce(document=swap.document, rotation=swap.rotation)
-
-
-def test_a_foreign_write_of_an_older_document_is_old_news() -> None:
-    pool = Pool()
-    foreign = replace(pool.document, active_server_index=2, index_written=0)
-    newer = drained(pool.document, "green")
-    pool.feed(Loaded(document=newer))
-    assert pool.feed(Loaded(document=foreign)) == []
-    assert pool.document == newer
 
 
 def test_each_foreign_rotation_waits_for_a_probe_as_long_as_a_request_does() -> None:
@@ -478,6 +461,43 @@ def test_a_note_is_told_once_until_it_has_ended() -> None:
     assert pool.feed(Tick(), Tick()) == []
     pool.probed("red", PASSED)
     assert notes_of(pool.probed("red", REFUSED)) == [NoteEvent.NO_SERVER]
+
+
+def test_silence_without_a_second_witness_waits_for_one() -> None:
+    pool = Pool()
+    pool.feed(RowsSeen(lists=(NAMES,), elsewhere=({"red": True},)))
+    pool.probed("red", SILENT, times=3)
+    assert notes_of(pool.probed("green", PASSED)) == [NoteEvent.UNWITNESSED]
+    assert pool.machine.wants_witness
+    down = RowsSeen(lists=(NAMES,), elsewhere=({"red": False},))
+    assert swap_of(pool.feed(down)).document.active_server == "green"
+
+
+def test_nobody_wants_a_witness_against_a_server_that_answers_again() -> None:
+    pool = Pool()
+    pool.feed(RowsSeen(lists=(NAMES,), elsewhere=({},)))
+    pool.probed("red", SILENT, times=3)
+    wanted = [pool.machine.wants_witness]
+    pool.probed("green", PASSED)
+    wanted.append(pool.machine.wants_witness)
+    pool.probed("red", PASSED)
+    wanted.append(pool.machine.wants_witness)
+    assert wanted == [False, True, False]
+
+
+def test_keys_that_differ_are_told() -> None:
+    pool = Pool()
+    rows = RowsSeen(lists=(NAMES, NAMES), agreed=False)
+    assert notes_of(pool.feed(rows)) == [NoteEvent.LISTS_DIFFER]
+    assert pool.feed(rows) == [], "once"
+    assert pool.feed(replace(rows, agreed=True)) == []
+
+
+def test_everybody_is_sent_to_the_active_server_once_there_is_one() -> None:
+    machine = PoolMachine(NAMES, Settings(), "p")
+    assert (machine.active_server, machine.step) == ("", None)
+    machine.receive(Loaded(document=moved(document(), "blue")), START)
+    assert (machine.active_server, machine.step) == ("blue", None)
 
 
 def test_the_silence_of_all_suspends_judgement() -> None:

@@ -18,6 +18,8 @@ from tests.core.samples import (
     REFUSED,
     START,
     Pool,
+    away,
+    back,
     drained,
     moved,
     swap_of,
@@ -169,3 +171,21 @@ def test_a_request_that_waits_does_not_hold_up_the_pool() -> None:
     pool = Pool(outcomes={"red": PASSED, "green": PASSED})
     pool.feed(ask(to="blue"))
     assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
+
+
+def test_a_rotation_by_hand_is_refused_in_time_while_the_store_is_away() -> None:
+    pool = away()
+    assert pool.feed(RotateAsked(request="r", reason="because", actor="ann")) == []
+    assert pool.feed(Tick()) == []
+    pool.now += pool.machine.settings.patience
+    (refused,) = pool.feed(Tick())
+    assert isinstance(refused, Refused)
+    assert (refused.request, refused.code, refused.revision) == ("r", "store_unavailable", 1)
+    assert swaps_of(back(pool)) == []
+
+
+def test_a_rotation_by_hand_waits_for_a_store_that_is_soon_back() -> None:
+    pool = away()
+    pool.feed(RotateAsked(request="r", reason="because", actor="ann"))
+    swap = swap_of(back(pool))
+    assert isinstance(pool.won(swap)[-1], Answered)

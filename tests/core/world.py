@@ -78,10 +78,13 @@ class Process:
     notices: list[Document | None] = field(default_factory=list)
     probes: list[Probed] = field(default_factory=list)
     faults: list[FaultSeen] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)  # the requests that it took
     swap: Swap | Restore | None = None  # on its way to the store
     answer: SwapAnswered | None = None  # on its way back
     undecided: bool = False  # its swap's answer was lost, and it has not read the document since
     # What it must act upon: evidence that arrived in the present period of the active server.
+    back_at: float = 0.0  # when the store was back last
+    looked: dict[str, Probed] = field(default_factory=dict)  # newest probes that arrived
     period: int = 0
     refused: bool = False
     joins: int = 0
@@ -97,6 +100,8 @@ class World:
     """Three processes; to be set up before anything happens."""
 
     def set_up(self, make: Callable[[tuple[str, ...], Settings, str], PoolMachine]) -> None:
+        self.make_machine = make
+        self.restarts = 0
         self.now = 1000.0
         self.truth = dict.fromkeys(NAMES, Truth.WELL)
         # What the store holds, and the newest document that anybody knows: what it should hold.
@@ -130,8 +135,8 @@ class World:
         """The store has lost its data: it holds ``stored`` now, and says so."""
         self.stored = stored
         # What nobody had read is gone for good.
-        held = [process.document for process in self.processes]
-        self.know(max([*held, *([stored] if stored else [])], key=lambda one: one.revision))
+        machines = [process.machine.document for process in self.processes]
+        self.know(max((one for one in (*machines, stored) if one is not None), key=standing))
         for process in self.processes:
             process.notices.append(stored)
 
@@ -157,7 +162,7 @@ class World:
                 # Another process may hold a newer one still, and will bring that back.
                 self.lose(swap.document)
         else:
-            won = self.stored is not None and swap.expected == self.stored.revision
+            won = identity(self.stored) == (swap.document.lineage, swap.expected)
             if won and self.stored != self.document:
                 # By one who does not know what the store has lost: who knows it comes after.
                 self.lose(swap.document)
@@ -182,8 +187,30 @@ class World:
             process.undecided = False
             self.feed(process, Loaded(document=self.stored))
             self.feed(process, RowsSeen(lists=(NAMES, NAMES, NAMES)))
+            process.back_at = self.now
         process.store = there
         self.feed(process, StoreSeen(ok=there))
+
+    def restart(self, number: int) -> None:
+        """A process ends; the next one knows nothing, and begins anew if it finds nothing."""
+        ended = self.processes[number]
+        self.answered |= ended.asked  # nobody is left to answer
+        self.restarts += 1
+        machine = self.make_machine(NAMES, SETTINGS, f"p{number}.{self.restarts}")
+        self.processes[number] = process = Process(machine=machine, network=ended.network)
+        lineage = f"N{self.restarts}"
+        self.lose(
+            self.stored or new_document(lineage=lineage, names=NAMES, actor="p", now=self.now)
+        )
+        self.begin(process)
+
+    def begin(self, process: Process) -> None:
+        """It reads the store, and probes every server once."""
+        self.feed(process, Loaded(document=self.stored))
+        self.feed(process, RowsSeen(lists=(NAMES, NAMES, NAMES)))
+        for server in NAMES:
+            self.feed(process, self.begun(process, server))
+        process.probes.clear()
 
     # --- what the machines are told, and what they do --------------------------------------
 
@@ -211,6 +238,8 @@ class World:
 
     def feed(self, process: Process, event: Event) -> None:
         self.now += 0.001  # no two things happen at once
+        if isinstance(event, Probed):
+            process.looked[event.server] = event
         for action in process.machine.receive(event, self.now):
             self.perform(process, action)
         self.remember(process, event)
@@ -286,8 +315,10 @@ class World:
         found, held = restore.found, process.document
         assert restore.document.revision > held.revision
         assert found is None or restore.document.revision > found.revision
-        assert restore.document.active_server == held.active_server, "a rotation by accident"
-        assert restore.document.active_since == held.active_since
+        kept = found if found is not None and standing(found) > standing(held) else held
+        assert restore.document.lineage == kept.lineage, "a younger lineage was brought back"
+        assert restore.document.active_server == kept.active_server, "a rotation by accident"
+        assert restore.document.active_since == kept.active_since
 
     def check_step(self, process: Process, step: Step) -> None:
         """A step leaves a dead server while the store is away, for one that was not taken out."""
@@ -305,6 +336,10 @@ class World:
         rotation, base = swap.rotation, process.document
         if rotation is None or rotation.cause is Cause.MANUAL or rotation.from_ == rotation.to:
             return
+        if process.step is not None and rotation.cause in AUTOMATIC:
+            look = process.looked[rotation.from_]
+            seen = look.began if look.outcome is not PASSED else None
+            assert (seen or 0.0) > process.back_at, "a step was confirmed without a fresh look"
         assert base.record(rotation.to).drained is None, "a drained server was chosen"
         assert process.machine.health(rotation.to) is Health.UP, "a server not up was chosen"
         if base.record(rotation.to).cooling(self.now):
@@ -344,3 +379,8 @@ class World:
 def identity(document: Document | None) -> tuple[str, int] | None:
     """What a swap compares."""
     return None if document is None else (document.lineage, document.revision)
+
+
+def standing(document: Document) -> tuple[float, int]:
+    """The greater, the more it stands: of lineages the oldest, and its highest revision."""
+    return -document.created_at, document.revision

@@ -133,7 +133,7 @@ def signed(pool: PoolProcess, secret: str | None = None, /, **changes: object) -
 
 def unsigned(pool: PoolProcess) -> str:
     """Such claims with the algorithm ``none``."""
-    return jwt.encode(claims(pool), None, algorithm="none")
+    return jwt.encode(claims(pool), "", algorithm="none")
 
 
 def tampered(pool: PoolProcess) -> str:

@@ -56,6 +56,33 @@ async def test_a_call_through_a_pool_that_speaks_tls(
         assert not pool.leaks()
 
 
+async def test_events_through_a_pool_that_speaks_tls(
+    tmp_path: Path, livekit_servers: list[LocalServer], certificate: Certificate
+) -> None:
+    """They are written past the layers of the application, but not past TLS."""
+    async with (
+        PoolProcess(tmp_path, livekit_servers, workers=1, tls=certificate) as pool,
+        aiohttp.ClientSession() as session,
+        session.get(
+            f"{pool.http_url}/pool/events",
+            ssl=certificate.trusting(),
+            headers={"Authorization": f"Bearer {pool.token('standup', 'alice')}"},
+        ) as answer,
+    ):
+
+        async def event() -> str:
+            async for line in answer.content:
+                if line.startswith(b"event: "):
+                    return line.decode().strip()
+            return "the end"
+
+        async with asyncio.timeout(20):
+            assert await event() == "event: state"
+            for target in ("green", "red"):
+                await pool.rotate(to=target)
+                assert await event() == "event: rotation"
+
+
 @pytest.mark.needs("node")
 async def test_the_server_sdk_and_a_pool_that_speaks_tls(
     tmp_path: Path,

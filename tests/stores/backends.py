@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 import sqlite3
 import sys
@@ -22,10 +23,12 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from livekit_pool.stores.base import Store
+from livekit_pool.stores.firestore import FirestoreStore
 from livekit_pool.stores.memory import MemoryStore
 from livekit_pool.stores.redis import RedisStore
 from livekit_pool.stores.sqlite import SqliteStore
 
+from .emulator import Emulator
 from .redis_server import RedisServer
 from .work import WORK, Record
 
@@ -46,9 +49,15 @@ class Worker(Protocol):
 
 
 class Backend(Protocol):
-    """One kind of store, empty at the beginning of a test."""
+    """
+    One kind of store, empty at the beginning of a test.
+
+    Attributes:
+        wins: how many swaps it can do in a few seconds, whoever else is at it.
+    """
 
     shared: bool
+    wins: int
 
     def open(self) -> Store:
         """The store as a further process would see it, by the test's clock."""
@@ -135,6 +144,7 @@ class MemoryBackend:
     """``memory://``: everybody has the same object."""
 
     shared = False
+    wins = 800
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self._store = MemoryStore(clock=clock)
@@ -153,6 +163,7 @@ class SqliteBackend:
     """``sqlite://``: everybody has a connection of their own."""
 
     shared = True
+    wins = 800
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self.path = directory / "pool.db"
@@ -178,10 +189,41 @@ class SqliteBackend:
         return [sentence for (sentence,) in found if sentence != "ok"]
 
 
+class FirestoreBackend:
+    """``firestore://``: everybody has a connection of their own, to a project of this test."""
+
+    shared = True
+    wins = 160
+
+    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+        self.emulator = Emulator.shared()
+        self.url = f"firestore://pool-{secrets.token_hex(8)}/system/livekitPool"
+        self._clock = clock
+        self._workers: list[ProcessWorker] = []
+
+    def open(self) -> Store:
+        return FirestoreStore(self.url, clock=self._clock, emulator=self.emulator.address)
+
+    async def worker(self, work: str, **settings: Any) -> ProcessWorker:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("FIRESTORE_EMULATOR_HOST", self.emulator.address)
+            worker = await ProcessWorker.start(self.url, work, settings)
+        self._workers.append(worker)
+        return worker
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            await worker.kill()
+
+    def problems(self) -> list[str]:
+        return []
+
+
 class RedisBackend:
     """``redis://``: a Redis of its own, without persistence."""
 
     shared = True
+    wins = 800
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self.server = RedisServer(directory / "redis")
@@ -207,6 +249,7 @@ class RedisBackend:
 
 
 SHARED_BACKENDS: dict[str, Callable[[Path, Callable[[], float]], SharedBackend]] = {
+    "firestore": FirestoreBackend,
     "sqlite": SqliteBackend,
     "redis": RedisBackend,
 }
@@ -214,8 +257,10 @@ BACKENDS: dict[str, Callable[[Path, Callable[[], float]], Backend]] = {
     "memory": MemoryBackend,
     **SHARED_BACKENDS,
 }
+# Those whose processes know one another's placements.
+PLACING_BACKENDS = {name: make for name, make in BACKENDS.items() if name != "firestore"}
 # Those that need a program which not everybody has.
-NEEDS = {"redis": "redis"}
+NEEDS = {"firestore": "firestore", "redis": "redis"}
 
 
 def parameters(backends: Iterable[str]) -> list[ParameterSet]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from .backends import BACKENDS, SHARED_BACKENDS, Backend, SharedBackend, parameters
+from .backends import (
+    BACKENDS,
+    PLACING_BACKENDS,
+    SHARED_BACKENDS,
+    Backend,
+    SharedBackend,
+    parameters,
+)
 from .values import Clock
 
 
@@ -33,5 +40,15 @@ async def shared_backend(
 ) -> AsyncIterator[SharedBackend]:
     """Each kind of store that several processes can share, empty."""
     backend = SHARED_BACKENDS[request.param](tmp_path, clock)
+    yield backend
+    await backend.aclose()
+
+
+@pytest.fixture(params=parameters(PLACING_BACKENDS))
+async def placing_backend(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Backend]:
+    """Each kind of store whose users share placements, empty."""
+    backend = PLACING_BACKENDS[request.param](tmp_path, clock)
     yield backend
     await backend.aclose()

@@ -29,7 +29,7 @@ BACK = 15.0
 """Seconds within which a store works again when its service does."""
 
 
-async def timed(call: Coroutine[Any, Any, Any]) -> Any:
+async def timed(call: Awaitable[Any]) -> Any:
     """What ``call`` answers; it must do so within the `BOUND`."""
     begin = time.monotonic()
     try:
@@ -114,7 +114,7 @@ async def following_by_notices(store: Store) -> AsyncIterator[View]:
 async def losing(service: ServiceBackend) -> AsyncIterator[tuple[Store, Store, TcpProxy]]:
     """A store behind a proxy, another one that is not, and the proxy."""
     async with (
-        TcpProxy(service.port) as proxy,
+        TcpProxy(service.port, service.writes) as proxy,
         service.open(proxy) as store,
         service.open() as other,
     ):
@@ -127,7 +127,7 @@ async def lost_once(
     applied: Callable[[], Awaitable[bool]],
 ) -> Any:
     """What ``write`` answers in the end, when its first answer is lost after it was applied."""
-    proxy.mute()
+    proxy.mute_from_the_next_write()
     writing = asyncio.create_task(timed(write()))
     await until(applied, seconds=BOUND, what="the write is applied")
     assert not writing.done()

@@ -7,13 +7,18 @@ A further one is a further class here, and a name in `SERVICES`.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from livekit_pool.stores.base import Store
+from livekit_pool.stores.firestore import FirestoreStore
 from livekit_pool.stores.redis import RedisStore
 
 from .backends import ProcessWorker
+from .emulator import Emulator
 from .redis_server import RedisServer
 from .tcp_proxy import TcpProxy
 
@@ -26,11 +31,13 @@ class ServiceBackend(Protocol):
         port: where it listens, on 127.0.0.1, also after it was started again.
         keeps_placements: as its stores say.
         keeps_data: whether it has its data again after it was killed.
+        writes: what is in the bytes of the first write on a connection; empty if none reads before.
     """
 
     port: int
     keeps_placements: bool
     keeps_data: bool
+    writes: bytes
 
     def __init__(self, directory: Path) -> None:
         """``directory`` is for its files; it does not run yet."""
@@ -67,6 +74,7 @@ class RedisService:
 
     keeps_placements = True
     keeps_data = True
+    writes = b""
 
     def __init__(self, directory: Path) -> None:
         self.server = RedisServer(directory / "redis", keeps=True, running=False)
@@ -107,4 +115,56 @@ class RedisService:
         return f"redis://127.0.0.1:{through.port if through else self.port}"
 
 
-SERVICES: dict[str, type[ServiceBackend]] = {"redis": RedisService}
+class FirestoreService:
+    """``firestore://``, as an emulator that keeps nothing, and has what others left in it."""
+
+    keeps_placements = False
+    keeps_data = False
+    writes = b"Firestore/Commit"
+
+    def __init__(self, directory: Path) -> None:
+        self._emulator = Emulator.borrowed()
+        self.port = self._emulator.port
+        self._url = f"firestore://pool-{secrets.token_hex(8)}/system/livekitPool"
+        self._workers: list[ProcessWorker] = []
+
+    def open(self, through: TcpProxy | None = None) -> Store:
+        return FirestoreStore(self._url, emulator=self._address(through))
+
+    async def worker(
+        self, work: str, *, through: TcpProxy | None = None, **settings: Any
+    ) -> ProcessWorker:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("FIRESTORE_EMULATOR_HOST", self._address(through))
+            worker = await ProcessWorker.start(self._url, work, settings)
+        self._workers.append(worker)
+        return worker
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._emulator.start)
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(self._emulator.kill)
+
+    async def forget(self) -> None:
+        pass
+
+    def freeze(self) -> None:
+        self._emulator.freeze()
+
+    def thaw(self) -> None:
+        self._emulator.thaw()
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            await worker.kill()
+        self._emulator.bring_back()
+
+    def _address(self, through: TcpProxy | None) -> str:
+        return f"127.0.0.1:{through.port if through else self.port}"
+
+
+SERVICES: dict[str, type[ServiceBackend]] = {
+    "firestore": FirestoreService,
+    "redis": RedisService,
+}

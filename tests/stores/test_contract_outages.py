@@ -244,7 +244,7 @@ class TestLostAnswer:
                 await other.swap(2, next_, "c", rotation_to(next_))
                 return True
 
-            proxy.mute()
+            proxy.mute_from_the_next_write()
             swapping = asyncio.create_task(store.swap(1, mine, "b", rotation_to(mine)))
             await until(followed, seconds=BOUND, what="the swap is followed by another")
             await proxy.cut()
@@ -330,6 +330,44 @@ class TestLostAnswer:
             assert answer == moved
             assert await other.placements() == [moved]
 
+    async def test_of_a_lapse(self, placing: ServiceBackend) -> None:
+        """Asked again it would find nothing: it may be told that this is not known, or was so."""
+        async with losing(placing) as (store, other, proxy):
+            await other.create(first_document(), "a")
+            await other.place("standup", "red", 1)
+
+            async def applied() -> bool:
+                return await other.placement("standup") is None
+
+            proxy.mute()
+            lapsing = asyncio.create_task(timed(store.lapse(STANDUP, 0)))
+            await until(applied, seconds=BOUND, what="the placement is gone")
+            await proxy.cut()
+            proxy.heal()
+            try:
+                lapsed = await lapsing
+            except StoreOutcomeUnknown:
+                lapsed = True
+
+            assert lapsed
+
+    @pytest.mark.parametrize("name", ["create", "count"])
+    async def test_that_nobody_can_be_asked_for(self, service: ServiceBackend, name: str) -> None:
+        """What was written must not be said not to be."""
+        async with losing(service) as (store, other, proxy):
+
+            async def applied() -> bool:
+                return bool((await other.load()).document or await other.ledger())
+
+            proxy.mute()
+            writing = asyncio.create_task(timed(WRITES[name](store, first_document())))
+            await until(applied, seconds=BOUND, what="the write is applied")
+            await proxy.refuse()
+
+            with pytest.raises(StoreOutcomeUnknown):
+                await writing
+            await proxy.accept()
+
 
 class TestBounds:
     """Every call ends in time, whatever is down, and says that it did not work."""
@@ -354,6 +392,9 @@ class TestBounds:
 
             await recover(service, proxy, ailment)
             await works_again(store)
+            if await store.ledger():
+                # It was written: whoever is told that it was not would count it again.
+                assert isinstance(answers[list(calls).index("count")], StoreOutcomeUnknown)
 
     @pytest.mark.parametrize("ailment", ["refused", "frozen", "black hole", "mute", "deaf"])
     async def test_of_opening_and_closing(self, service: ServiceBackend, ailment: str) -> None:
@@ -374,17 +415,15 @@ class TestBounds:
             service.open() as other,
         ):
             await other.create(first_document(), "a")
-            watch = store.watch()
-            await told(watch, lambda notice: notice == Resync())
-            proxy.black_hole()
-            proposal = following(first_document())
-            await other.swap(1, proposal, "b")
-            if cut:
-                await proxy.cut()
-            proxy.heal()
+            async with following_by_notices(store) as view:
+                await view.reaches(1, placed=False)
+                proxy.black_hole()
+                await other.swap(1, following(first_document()), "b")
+                if cut:
+                    await proxy.cut()
+                proxy.heal()
 
-            assert await told(watch, lambda notice: notice in (Resync(), Changed(2)))
-            assert await document_of(store) == proposal
+                await view.reaches(2, placed=False)
 
 
 class TestProcesses:

@@ -23,7 +23,7 @@ from livekit_pool.exceptions import (
     StoreError,
     StoreUnavailable,
 )
-from livekit_pool.stores.base import Changed, Moved, Placement, Resync, SwapOutcome
+from livekit_pool.stores.base import Changed, Moved, Placement, Resync, SwapOutcome, Swapped
 from livekit_pool.stores.redis import RedisStore
 from livekit_pool.stores.redis_errors import misconfigured, refusal
 from livekit_pool.stores.redis_parts import HISTORY_KEPT
@@ -31,7 +31,7 @@ from livekit_pool.stores.redis_watch import LOOKS
 from tests.real.authority import Authority
 from tests.real.until import until
 
-from .outages import BACK
+from .outages import BACK, BOUND, timed, works_again
 from .redis_server import RedisServer, free_port
 from .tcp_proxy import TcpProxy
 from .values import Clock, first_document, following, process_row, rich_document, rotation_to
@@ -149,6 +149,7 @@ class TestUrl:
             "redis://host:port",
             "redis://host:99999",
             "redis://host/1?db=2",
+            "redis://host/1#2",
             "redis://host?prefix=",
             "redis://host?prefix={b}",
             "redis://host?prefix=a b",
@@ -200,7 +201,14 @@ class TestEntrance:
             server.command("ACL", "SETUSER", "reader", "on", ">s3cret", "+@read", "~*")
             place = f"127.0.0.1:{server.port}"
 
-            await works(RedisStore(f"redis://livekit-pool:{QUOTED}@{place}"))
+            url = f"redis://livekit-pool:{QUOTED}@{place}"
+            await works(RedisStore(url))
+            server.command("ACL", "SETUSER", "livekit-pool", "-publish")
+            async with RedisStore(url) as store:
+                # Nothing is half done: others hear of it later, by their periodic look.
+                answer = await store.swap(1, following(first_document()), "b")
+                assert answer.outcome is SwapOutcome.WON
+                assert isinstance(await store.move("standup", "blue", 3, "p1"), Placement)
             assert "does not let this user" in await refused(f"redis://reader:s3cret@{place}")
             assert "does not let this user" in await refused(
                 f"redis://livekit-pool:{QUOTED}@{place}?prefix=another"
@@ -266,7 +274,11 @@ class TestEntrance:
 class TestRefusal:
     async def test_of_a_replica(self, tmp_path: Path, server: RedisServer) -> None:
         with running(tmp_path / "replica", f"replicaof 127.0.0.1 {server.port}") as replica:
-            async with RedisStore(server.url) as primary, RedisStore(replica.url) as store:
+            async with (
+                TcpProxy(replica.port) as proxy,
+                RedisStore(server.url) as primary,
+                RedisStore(f"redis://127.0.0.1:{proxy.port}") as store,
+            ):
                 await primary.create(first_document(), "a")
 
                 async def replicated() -> bool:
@@ -278,6 +290,8 @@ class TestRefusal:
                 with pytest.raises(StoreUnavailable, match="is a replica"):
                     await store.place("standup", "red", 1)
                 assert (await store.load()).document == first_document()
+                # A new connection may lead to the new primary: each refusal was followed by one.
+                assert proxy.connections == 3
 
                 replica.command("REPLICAOF", "NO", "ONE")
                 answer = await store.swap(1, following(first_document()), "b")
@@ -483,21 +497,61 @@ class TestWatch:
             await until(lambda: notices == [Resync()], seconds=LOOKS + 5, what="a Resync")
             assert (await store.load()).document is None
 
-    async def test_tells_when_they_are_older(self, server: RedisServer, store: RedisStore) -> None:
-        async with watching(store) as notices:
+    @pytest.mark.parametrize(
+        ("key", "field", "value"),
+        [
+            ("document", "revision", "4"),
+            ("document", "revision", "nonsense"),
+            ("document", "lineage", "another"),
+            ("moves", "born", "another"),
+            ("moves", "last", "1"),
+        ],
+    )
+    async def test_tells_when_they_are_those_of_another_life(
+        self, server: RedisServer, store: RedisStore, key: str, field: str, value: str
+    ) -> None:
+        async with watching(store) as early:
             await store.create(first_document(5), "a")
-            await until(lambda: Changed(5) in notices, seconds=BACK, what="the creation is told")
-            notices.clear()
-            server.command("HSET", DOCUMENT, "revision", "4", "operation", "before")
-            await until(lambda: Resync() in notices, seconds=LOOKS + 5, what="a Resync")
+            for revision in (1, 2):
+                await store.move("standup", f"server-{revision}", revision, "p1")
+            moved = Moved(Placement(room="standup", server="server-2", revision=2))
+            await until(lambda: moved in early, seconds=BACK, what="the moves are told")
+            # Who was told of no revision yet must be told as well.
+            async with watching(store) as late:
+                late.clear()
+                server.command("HSET", f"{{livekit-pool}}:{key}", field, value)
+                await until(lambda: Resync() in late, seconds=LOOKS + 5, what="a Resync")
+
+    async def test_tells_when_nonsense_becomes_other_nonsense(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        async with watching(store) as notices:
+            await store.create(first_document(), "a")
+            for operation in ("b", "c"):
+                await until(lambda: len(notices) > 1, seconds=LOOKS + 5, what="it is told")
+                notices[:] = [Resync()]
+                server.command("HSET", DOCUMENT, "revision", "x", "operation", operation)
+            await until(lambda: len(notices) > 1, seconds=LOOKS + 5, what="the last is told")
 
     async def test_tells_more_moves_than_one_look_has(
         self, server: RedisServer, store: RedisStore
     ) -> None:
-        lost = [Placement(room=f"room-{n}", server="red", revision=1) for n in range(2500)]
+        """All at once, and without a hint."""
+        moved = {Placement(room=f"room-{n}", server="red", revision=1) for n in range(1, 2501)}
+        script = """
+            local prefix = '{livekit-pool}:'
+            for n = 1, 2500 do
+              redis.call('HSET', prefix .. 'placements', 'room-' .. n, '1 red')
+              redis.call('ZADD', prefix .. 'moved', n + 1, 'room-' .. n)
+            end
+            redis.call('HSET', prefix .. 'moves', 'last', 2501)
+        """
         async with RedisStore(server.url) as other, watching(other) as notices:
+            await store.move("room-1", "red", 1, "p1")
+            await until(lambda: len(notices) > 1, seconds=BACK, what="the first move is told")
+            notices.clear()
             view: set[Placement] = set()
-            await store.renew(lost, "p1")
+            server.command("EVAL", script, "0")
 
             async def complete() -> bool:
                 for notice in notices:
@@ -506,7 +560,7 @@ class TestWatch:
                     elif isinstance(notice, Moved):
                         view.add(notice.placement)
                 notices.clear()
-                return view == set(lost)
+                return view == moved
 
             await until(complete, seconds=BACK, what="all moves are told")
 
@@ -568,6 +622,19 @@ class TestDamage:
         assert answer.outcome is SwapOutcome.WON
         assert (await store.load()).document == following(read)
         assert server.command("HGET", DOCUMENT, "revision").endswith("\r\n10")
+
+    async def test_of_what_stands_beside_it_makes_no_empty_store(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        await store.create(first_document(), "a")
+        server.command("HDEL", DOCUMENT, "lineage", "revision")
+
+        for answer in (
+            await store.restore(None, rich_document(), "b"),
+            await store.create(rich_document(), "c"),
+        ):
+            assert answer.outcome is SwapOutcome.LOST
+            assert answer.document == first_document()
 
     async def test_of_the_active_servers_name_is_mended_by_its_position(
         self, server: RedisServer
@@ -673,6 +740,18 @@ class TestKeeping:
         assert kept[0].revision == last.revision
         assert kept[-1].revision == more + 1
 
+    async def test_a_rotation_takes_the_place_of_one_of_a_lost_document(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        second = following(first_document())
+        for reason in ("lost", "kept"):
+            server.command("DEL", DOCUMENT)
+            await store.create(first_document(), "a")
+            rotation = replace(rotation_to(second), reason=reason)
+            await store.swap(1, second, reason, rotation)
+
+        assert [entry.reason for entry in await store.history()] == ["kept"]
+
     async def test_who_is_dead_for_long_is_forgotten(
         self, server: RedisServer, clock: Clock
     ) -> None:
@@ -723,8 +802,60 @@ class TestCalls:
             if number % 2:
                 placed = Placement(room=f"room-{number}", server=f"server-{number}", revision=1)
                 assert await call == placed
-        clients = server.command("CLIENT", "LIST", "TYPE", "normal").count("laddr=127.0.0.1")
-        assert clients == 1
+        # All on one connection: the other one asks.
+        assert server.command("CLIENT", "LIST").count("id=") == 2
+
+    @pytest.mark.parametrize("cut", [True, False])
+    async def test_a_swap_whose_answer_was_lost_learns_that_it_won(
+        self, server: RedisServer, cut: bool
+    ) -> None:
+        async with (
+            TcpProxy(server.port) as proxy,
+            RedisStore(f"redis://127.0.0.1:{proxy.port}") as store,
+            RedisStore(server.url) as other,
+        ):
+            await store.create(first_document(), "a")
+            proposal = following(first_document())
+
+            async def applied() -> bool:
+                return (await other.load()).document == proposal
+
+            proxy.mute(only=1)
+            swapping = asyncio.create_task(store.swap(1, proposal, "b", rotation_to(proposal)))
+            await until(applied, seconds=BOUND, what="the swap is applied")
+            if cut:
+                await proxy.cut()
+
+            answer = await timed(swapping)
+            assert answer == Swapped(outcome=SwapOutcome.WON, document=proposal)
+            assert await store.history() == [rotation_to(proposal)]
+
+    async def test_a_long_one_to_a_frozen_redis_ends_in_time(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        """More than the buffers of both kernels take: it cannot even be sent."""
+        rotation = replace(rotation_to(first_document()), reason="x" * 1000)
+        entries = [rotation] * 20_000
+        server.freeze()
+
+        with pytest.raises(StoreError):
+            await timed(store.restore(None, first_document(), "a", entries))
+
+        server.thaw()
+        await works_again(store)
+
+    async def test_those_that_wait_end_with_the_store(self, server: RedisServer) -> None:
+        async with TcpProxy(server.port) as proxy:
+            store = RedisStore(f"redis://127.0.0.1:{proxy.port}")
+            async with store:
+                proxy.mute()
+                calls = [asyncio.create_task(store.load()), asyncio.create_task(store.leave("p1"))]
+                await asyncio.sleep(0)
+                async with asyncio.timeout(1):
+                    await store.aclose()
+                    answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(answers[0], StoreUnavailable)
+        assert isinstance(answers[1], StoreError)
 
     async def test_a_name_that_cannot_be_stored_is_the_callers_error(
         self, store: RedisStore

@@ -10,6 +10,7 @@ import pytest
 
 from livekit_pool.exceptions import ConfigurationError
 from livekit_pool.stores import store_from_url
+from livekit_pool.stores.firestore import FirestoreStore
 from livekit_pool.stores.memory import MemoryStore
 from livekit_pool.stores.sqlite import SqliteStore
 
@@ -20,6 +21,7 @@ from livekit_pool.stores.sqlite import SqliteStore
         ("memory://", MemoryStore, False),
         ("sqlite:///livekit-pool.db", SqliteStore, True),
         ("SQLite:///livekit-pool.db", SqliteStore, True),
+        ("firestore://project/system/livekitPool", FirestoreStore, True),
     ],
 )
 def test_the_scheme_chooses(url: str, kind: type, shared: bool) -> None:
@@ -74,3 +76,15 @@ assert threading.active_count() == 1
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=30)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud.firestore_v1", None)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        store_from_url("firestore://project/system/livekitPool")
+
+    assert str(refusal.value) == (
+        "LIVEKIT_POOL_STORE: firestore:// needs packages that are not installed: run"
+        " pip install 'livekit-pool[firestore]' (in a clone: make install-firestore)."
+    )

@@ -83,20 +83,27 @@ async def moves(store: Store, record: Callable[[Record], None], settings: dict[s
 
 
 async def watches(store: Store, record: Callable[[Record], None], settings: dict[str, Any]) -> None:
-    """Follow the store by notices alone, until the room ``end`` has been moved."""
+    """
+    Follow the store by notices alone, until the room ``end`` has been moved.
+
+    Where moves are not told, it is the revision ``last`` that ends it.
+    """
     view: dict[str, list[Any]] = {}
+    known = 0
     async for notice in store.watch():
         match notice:
             case Resync():
                 document = await document_of(store)
                 view = {p.room: [p.server, p.revision] for p in await store.placements()}
-                record({"resync": document.revision})
+                known = document.revision
+                record({"resync": known})
             case Changed(revision):
+                known = revision
                 record({"changed": revision})
             case Moved(placement):
                 record({"moved": placement.room, "revision": placement.revision})
                 view[placement.room] = [placement.server, placement.revision]
-        if "end" in view:
+        if "end" in view if store.keeps_placements else known >= settings["last"]:
             break
     record({"view": view})
 

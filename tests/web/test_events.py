@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,7 +16,8 @@ from fastapi import APIRouter
 from livekit_pool.exceptions import StoreUnavailable
 from livekit_pool.web import events
 from livekit_pool.web.app import create_app
-from livekit_pool.web.events import Events, News
+from livekit_pool.web.events import Events, Listener, News, Told
+from livekit_pool.web.http import BodyWriter
 from tests.web.fake_pool import (
     MAKER,
     PARTICIPANT,
@@ -259,6 +260,19 @@ async def test_silence_is_filled_with_comments(
         assert await stream.block() == [": ping"]
 
 
+async def test_silence_is_filled_where_nothing_goes_past_the_layers(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PING_INTERVAL", 0.01)
+    told = Events(pool.pool)
+    texts = told.stream(None)
+    assert (await anext(texts)).startswith("retry: ")
+    assert (await anext(texts)).startswith("event: state\n")
+    assert [await anext(texts), await anext(texts)] == [": ping\n\n", ": ping\n\n"]
+    await texts.aclose()
+    told.close()
+
+
 async def test_a_stop_ends_every_stream(pool: FakePool, served: Served) -> None:
     async with listening(served) as one, listening(served) as two:
         await one.event()
@@ -326,6 +340,137 @@ async def test_a_slow_listener_gets_the_state_instead_of_all_it_missed(pool: Fak
         assert left is not None
         assert (left.document.revision, left.rotations) == (last + 1, ())
         assert await slow.next() is None
+    told.close()
+
+
+class Wire:
+    """A way to a client, past the layers; ``open`` says whether the client reads."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.open = True
+
+    def write(self, piece: bytes) -> bool:
+        if self.open:
+            self.written += piece
+        return self.open
+
+
+def wired() -> tuple[Wire, Listener]:
+    """A listener with a way past the layers."""
+    wire = Wire()
+    return wire, Listener(cast(BodyWriter, wire))
+
+
+def rotated_to(revision: int) -> News:
+    """News of a rotation."""
+    return News(document(revision, "blue"), (rotation(revision, "green", "blue"),))
+
+
+async def waiting(listener: Listener) -> asyncio.Task[News | None]:
+    """The task of a stream that has sent all it had, and waits."""
+    task = asyncio.create_task(listener.next())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_who_waits_is_written_to_at_once_and_once() -> None:
+    wire, listener = wired()
+    stream = await waiting(listener)
+    news = rotated_to(8)
+    listener.put(news)
+    _, text, _ = news.after(Told())
+    assert text.startswith("event: rotation\nid: 8\n")
+    assert wire.written == b"%x\r\n%s\r\n" % (len(text), text.encode())
+    listener.put(rotated_to(8))
+    assert wire.written.count(b"event: ") == 1
+    listener.close()
+    assert await stream is None  # nothing was queued
+
+
+async def test_nothing_overtakes_what_the_stream_still_sends() -> None:
+    wire, listener = wired()
+    news = [rotated_to(revision) for revision in (8, 9, 10)]
+    listener.put(news[0])  # the stream is elsewhere: sending, or asleep until the client reads
+    stream = await waiting(listener)
+    assert await stream is news[0]
+    listener.put(news[1])  # it sends the first one just now
+    stream = await waiting(listener)
+    assert await stream is news[1]
+    assert wire.written == b""
+    stream = await waiting(listener)
+    listener.put(news[2])
+    assert b"id: 10\n" in wire.written
+    stream.cancel()
+
+
+async def test_what_a_client_is_too_slow_for_is_queued() -> None:
+    wire, listener = wired()
+    stream = await waiting(listener)
+    wire.open = False
+    news = rotated_to(8)
+    listener.put(news)
+    wire.open = True
+    listener.put(rotated_to(9))  # before the stream has woken
+    assert wire.written == b""
+    assert await stream is news
+    assert listener.told == Told()  # the stream tells it, and notes that
+    assert [news.document.revision for news in listener._waiting] == [9]
+
+
+async def test_a_comment_is_written_only_between_pieces() -> None:
+    wire, listener = wired()
+    listener.ping()  # the stream is elsewhere: sending
+    assert wire.written == b""
+    stream = await waiting(listener)
+    listener.ping()
+    assert wire.written == b"8\r\n: ping\n\n\r\n"
+    wire.open = False
+    listener.put(rotated_to(8))
+    wire.open = True
+    listener.ping()
+    assert wire.written == b"8\r\n: ping\n\n\r\n"
+    stream.cancel()
+
+
+async def test_the_text_for_all_who_were_told_the_same_is_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+    event = events._event
+
+    def making(name: str, revision: int, data: str) -> str:
+        made.append(revision)
+        return event(name, revision, data)
+
+    monkeypatch.setattr(events, "_event", making)
+    both = [wired(), wired()]
+    streams = [await waiting(listener) for _, listener in both]
+    news = rotated_to(8)
+    for _, listener in both:
+        listener.put(news)
+    assert made == [8]
+    assert both[0][0].written == both[1][0].written != b""
+    for stream in streams:
+        stream.cancel()
+
+
+async def test_many_listeners_let_others_have_their_turn(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_AT_ONCE", 2)
+    told = Events(pool.pool)
+    with ExitStack() as listening_ones:
+        listeners = [listening_ones.enter_context(told.listener()) for _ in range(5)]
+        telling = asyncio.create_task(told._tell(rotated_to(8)))
+        await asyncio.sleep(0)
+        reached = [bool(listener._waiting) for listener in listeners]
+        assert reached.count(True) == 2
+        # While it goes on, one comes and one leaves.
+        listening_ones.enter_context(told.listener())
+        told._listeners.discard(listeners[reached.index(False)])
+        await telling
+        assert all(listener._waiting for listener in listeners)
     told.close()
 
 

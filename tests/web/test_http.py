@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from livekit_pool.web.http import AT_SHUTDOWN, HttpProtocol
+from livekit_pool.web.http import AT_SHUTDOWN, BodyWriter, HttpProtocol
 from livekit_pool.web.upgrade import Head, plain_head
 from tests.web.served import Connection, serving, until
 
@@ -670,3 +670,29 @@ async def test_each_of_two_heads_has_its_own_time() -> None:
     clock.turn(0.2)
 
     assert wire.written.count(b"HTTP/1.1 408") == 1
+
+
+async def test_a_piece_of_a_body_is_written_unless_the_client_does_not_read() -> None:
+    class Slow(Wire):
+        waiting = 0
+
+        def get_write_buffer_size(self) -> int:
+            return self.waiting
+
+    wire = Slow()
+    assert BodyWriter.of({}) is None
+    config = uvicorn.Config(App(), log_config=None, ws="none")
+    clock = cast(asyncio.AbstractEventLoop, Clock())
+    protocol = HttpProtocol(config, ServerState(), {}, clock)
+    protocol.connection_made(wire)
+    protocol.on_message_begin()
+    writer = BodyWriter.of(cast(dict[str, Any], protocol.scope))
+    assert writer is not None
+    assert writer.write(BodyWriter.piece(b"x" * 17))
+    assert wire.written == b"11\r\n" + b"x" * 17 + b"\r\n"
+    wire.waiting = BodyWriter.most_waiting + 1
+    assert not writer.write(b"more")
+    wire.waiting = 0
+    wire.close()
+    assert not writer.write(b"more")
+    assert b"more" not in wire.written

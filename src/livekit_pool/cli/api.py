@@ -27,7 +27,7 @@ from ..exceptions import (
 from ..servers import Origin
 from ..tokens import KeyPair, Kind, pool_token
 
-__all__ = ["PoolApi"]
+__all__ = ["PoolApi", "actor"]
 
 #: Seconds without an answer. A connection may wait 5 s for a worker, and a rotation for its store.
 _TIMEOUT = 15.0
@@ -95,7 +95,7 @@ class PoolApi:
         return self._ask("POST", path, json.dumps(given).encode())
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        token = pool_token(self._pair, Kind.ADMIN, subject=_actor(), ttl=_TTL)
+        token = pool_token(self._pair, Kind.ADMIN, subject=actor(), ttl=_TTL)
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -164,7 +164,7 @@ def _why(error: Exception) -> str:
     return "it closed the connection"
 
 
-def _actor() -> str:
+def actor() -> str:
     """Who asks, for the history: the user, and the machine they are on."""
     try:
         user = getpass.getuser()

@@ -17,6 +17,7 @@ from .demo import demo
 from .history import history
 from .rotate import rotate
 from .serve import serve
+from .state import state
 from .status import status
 from .token import token
 
@@ -35,7 +36,7 @@ def command() -> None:
     """Many LiveKit servers, one address: everybody moves to the next server when one fails."""
 
 
-for _each in (serve, status, rotate, history, token, demo):
+for _each in (serve, status, rotate, history, state, token, demo):
     command.add_command(_each)
 
 

@@ -41,6 +41,7 @@ class Table:
         rows: for each row a text for each column.
         optional: columns that are left out while all their texts are empty.
         header: the line above.
+        below: another table, between this one and the footer.
         footer: the lines below: warnings.
     """
 
@@ -48,6 +49,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     optional: frozenset[str] = frozenset()
     header: str = ""
+    below: Table | None = None
     footer: Sequence[str] = field(default_factory=tuple)
 
     def show(self) -> None:
@@ -66,7 +68,8 @@ class Table:
         for row in rows:
             table.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in row))
         above = [Text(self.header)] if self.header else []
-        return Group(*above, table, *(Text(line, style="yellow") for line in self.footer))
+        below = [self.below.boxed()] if self.below else []
+        return Group(*above, table, *below, *(Text(line, style="yellow") for line in self.footer))
 
     def plain(self) -> str:
         """It as aligned text: one line for each row, however long; two spaces between columns."""
@@ -78,7 +81,8 @@ class Table:
             for line in lines
         ]
         above = [self.header] if self.header else []
-        return "\n".join([*above, *aligned, *self.footer])
+        below = ["", self.below.plain(), ""] if self.below else []
+        return "\n".join([*above, *aligned, *below, *self.footer]).rstrip("\n")
 
     def _filled(self) -> tuple[list[str], list[list[str]]]:
         """The columns and rows that are shown."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -14,7 +13,7 @@ from ..exceptions import NoServer, PoolError, RevisionConflict, UnknownServer
 from .api import PoolApi
 from .flags import CLIENT, json_flag, with_settings, yes_flag
 from .output import is_terminal, print_json
-from .status import status_table
+from .status import next_standby, status_table
 
 __all__ = ["rotate"]
 
@@ -56,7 +55,7 @@ def rotate(
         raise PoolError(f"The active server is {active}, not {from_} (--from): nothing was done.")
     if to is not None and to not in (server["name"] for server in status["servers"]):
         raise UnknownServer(f"No server of the pool is called {to}: see 'livekit-pool status'.")
-    target = to or _next(status)
+    target = to or next_standby(status)
     if dry_run:
         _tell_dry(active, target, revision, as_json)
         return
@@ -83,21 +82,6 @@ def rotate(
         )
     else:
         click.echo(f"{to} is the active server already: nothing to do.")
-
-
-def _next(status: dict[str, Any]) -> str | None:
-    """
-    The server that the pool would choose, as far as its status tells; None if there is none.
-
-    Only to be shown: the pool decides, when it is asked.
-    """
-    servers = status["servers"]
-    names = [server["name"] for server in servers]
-    start = names.index(status["active"]) + 1 if status["active"] in names else 0
-    for server in servers[start:] + servers[:start]:
-        if server["role"] == "standby" and server["health"] == "up":
-            return str(server["name"])
-    return None
 
 
 def _tell_dry(active: str, target: str | None, revision: int, as_json: bool) -> None:

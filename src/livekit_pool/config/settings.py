@@ -173,8 +173,8 @@ SETTINGS: tuple[Setting, ...] = (
     _setting("secret", text, "SECRET",
         "The secret of the pool's API key, at least 32 characters."),
     _setting("store", store_url, "URL",
-        "Where the pool's processes keep what they share: sqlite:///path, or memory:// for one "
-        "process."),
+        "Where the pool's processes keep what they share: sqlite:///path for one machine, "
+        "redis://host or firestore://project/... for several, memory:// for one process."),
     _setting("host", host, "HOST",
         "Address to listen on."),
     _setting("port", integer(0, 65535), "PORT",

@@ -112,7 +112,7 @@ def store_url(value: object) -> str:
     """The URL of a store. Which ones there are, and what they take, is for `stores` to say."""
     given = text(value)
     if "://" not in given:
-        raise ValueError("must be a store's URL, such as sqlite:///livekit-pool.db or memory://")
+        raise ValueError("must be a store's URL, such as sqlite:///livekit-pool.db or redis://host")
     return given
 
 

@@ -14,12 +14,15 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
-from .document import Document, Rotation, restored
+from .document import Document, Mark, Rotation, ServerRecord, restored
 
 __all__ = ["Finding", "Losses", "compare"]
 
 _MENDING_PAUSE: Final = 10.0
 """Seconds between two repairs of what somebody wrote over a document."""
+
+_PRECISION: Final = 0.001
+"""Seconds: stores keep moments with different precision, all of them with a better one."""
 
 # Whether the store held nothing, and whether what it held is brought back itself.
 _REASONS: Final = {
@@ -50,9 +53,9 @@ def compare(found: Document | None, held: Document) -> Finding:
         return Finding.NEWER if found.revision > held.revision else Finding.LOWER
     if found.revision != held.revision:
         return Finding.NEWER if found.revision > held.revision else Finding.OLDER
-    if found.foreign_index is not None:
-        return Finding.FOREIGN
-    return Finding.SAME if _matter(found) == _matter(held) else Finding.OVERWRITTEN
+    if not _alike(found, held):
+        return Finding.OVERWRITTEN
+    return Finding.SAME if found.foreign_index is None else Finding.FOREIGN
 
 
 class Losses:
@@ -105,23 +108,41 @@ def _age(document: Document) -> tuple[float, str]:
     return round(document.created_at, 3), document.lineage
 
 
-def _matter(document: Document) -> object:
-    """What decides anything, in a form in which every store gives it back alike."""
-    records = {}
-    for name, record in document.servers.items():
+def _alike(one: Document, other: Document) -> bool:
+    """Whether all that decides anything is the same in both, moments to the millisecond."""
+    facts, moments = _matter(one)
+    other_facts, other_moments = _matter(other)
+    return facts == other_facts and all(
+        abs(moment - as_kept) < _PRECISION
+        for moment, as_kept in zip(moments, other_moments, strict=True)
+    )
+
+
+def _matter(document: Document) -> tuple[object, list[float]]:
+    """What decides anything: what is the same in every store, and the moments beside it."""
+    moments: list[float] = []
+
+    def undated(mark: Mark | None) -> Mark | None:
+        if mark is None:
+            return None
+        moments.append(mark.since)
+        return replace(mark, since=0.0)
+
+    def without_moments(record: ServerRecord) -> ServerRecord:
         until = record.cool_down_until
-        drained = record.drained
-        records[name] = (
-            None if until is None else round(until, 3),
-            record.cool_down_cause,
-            record.failures,
-            None if drained is None else replace(drained, since=round(drained.since, 3)),
+        if until is not None:
+            moments.append(until)
+        return replace(
+            record,
+            cool_down_until=None if until is None else 0.0,
+            drained=undated(record.drained),
         )
-    paused = document.paused
-    return (
+
+    facts = (
         document.active_server,
         document.active_since,
         document.own_index,
-        None if paused is None else replace(paused, since=round(paused.since, 3)),
-        records,
+        undated(document.paused),
+        [(name, without_moments(record)) for name, record in sorted(document.servers.items())],
     )
+    return facts, moments

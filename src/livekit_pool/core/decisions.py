@@ -119,7 +119,7 @@ def _leave_down(situation: Situation) -> Decision:
     if situation.document.paused is not None:
         return _held_by_pause(situation)
     if situation.unwitnessed(evidence):
-        return Decision(notes=(_note(NoteEvent.UNWITNESSED, server=situation.active),))
+        return _unwitnessed(situation)
     reason = evidence.detail or f"probe {evidence.outcome.value}"
     decision = _leave(situation, last_resort, KINDS[evidence.outcome], reason)
     if decision.document is not None and situation.now - evidence.at > FRESH:
@@ -136,6 +136,8 @@ def confirm_step(situation: Situation, to: str) -> Decision:
     evidence = situation.health.evidence(situation.active)
     if evidence is None:
         return _NOTHING
+    if situation.unwitnessed(evidence):
+        return _unwitnessed(situation)
     cause, reason = KINDS[evidence.outcome], evidence.detail or f"probe {evidence.outcome.value}"
     if situation.candidate(to).choosable:
         return _rotation(situation, to, cause, reason)
@@ -228,6 +230,10 @@ def _rotation(
 
 def _held_by_pause(situation: Situation) -> Decision:
     return Decision(notes=(_note(NoteEvent.FAULT_WHILE_PAUSED, server=situation.active),))
+
+
+def _unwitnessed(situation: Situation) -> Decision:
+    return Decision(notes=(_note(NoteEvent.UNWITNESSED, server=situation.active),))
 
 
 def _note(event: NoteEvent, **fields: object) -> Note:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final, assert_never
 
@@ -337,7 +338,12 @@ class PoolMachine:
             return None
         if isinstance(self._swap, Swap) and self._swap.document == document:
             return self._swap.rotation
-        return document.rotation(current.active_server)
+        rotation = document.rotation(current.active_server)
+        if rotation.revision <= current.revision:
+            # Of another lineage, or made where the store had lost data: its own revision may be
+            # one that was told before.
+            rotation = replace(rotation, revision=document.revision)
+        return rotation
 
     # --- the swap under way ----------------------------------------------------------------
 
@@ -414,7 +420,7 @@ class PoolMachine:
 
     def _expire(self, now: float) -> None:
         """Refuse what the store keeps waiting for too long."""
-        if self._swap is None:
+        if self._swap is None and not self._stepping.away:
             return
         away = No("store_unavailable", "The store does not answer in time; try again.")
         for asked in [asked for asked in self._asked if asked.until <= now]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 from .. import observe
 from ..core.actions import (
@@ -39,7 +38,6 @@ from ..core.events import (
     Loaded,
     RotateAsked,
     StoreSeen,
-    SwapAnswered,
     SwapFailed,
     Tick,
 )
@@ -47,39 +45,31 @@ from ..core.health import Health, Settings
 from ..core.machine import PoolMachine
 from ..exceptions import (
     NoAnswer,
-    NoServer,
     PoolError,
-    RevisionConflict,
-    RotationRefused,
-    ServerNotEligible,
     StoreCorrupt,
     StoreError,
     StoreOutcomeUnknown,
     StoreUnavailable,
-    UnknownServer,
 )
 from ..servers import Server, fingerprint
 from ..stores.base import (
     HEARTBEAT,
     Changed,
-    Ledger,
     Moved,
     Placement,
     ProcessRow,
     Store,
-    SwapOutcome,
-    Swapped,
 )
-from ..stores.base import Loaded as StoreLoaded
 from ..upstream.probe import Prober, ProbeResult
-from ..upstream.room_list import ListedRoom
+from .asking import Asking
+from .clock import StoreClock
+from .listeners import Listeners
 from .neighbours import seen_in
 from .probing import Probing
 from .tasks import Tasks
+from .writing import REMEMBERED, Writing
 
 __all__ = ["Driver"]
-
-_News = TypeVar("_News")
 
 STALL: Final = 2.0
 """Seconds after which a silent loop no longer trusts what it remembers."""
@@ -92,20 +82,6 @@ NEWBORN_WAIT: Final = 3.0
 
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
-
-FARTHEST: Final = 86_400.0
-"""Seconds by which a last rotation may lie ahead of the store's clock, and be believed."""
-
-COPY: Final = 60.0
-"""Seconds between two readings of the ledger, which this process keeps in case it is lost."""
-
-REMEMBERED: Final = 50
-"""Rotations of the history that this process keeps in case they are lost."""
-
-_REFUSALS: Final = {error.code: error for error in (RevisionConflict, NoServer, ServerNotEligible)}
-_OTHER_ERRORS: Final = {
-    error.code: error for error in (UnknownServer, StoreUnavailable, StoreOutcomeUnknown)
-}
 
 
 class Driver:
@@ -160,17 +136,17 @@ class Driver:
         self.host: Final = host
         self.fingerprint: Final = fingerprint(servers)
         self._rise = settings.rise
-        self._listeners: list[Callable[[Announce], None]] = []
-        self._health_listeners: list[Callable[[str], None]] = []
-        self._store_listeners: list[Callable[[bool], None]] = []
-        self._moved: Callable[[Placement | None], None] = lambda placement: None
+        self._announced = Listeners[Announce]()
+        self._health_changed = Listeners[str]()
+        self._store_changed = Listeners[bool]()
+        self._moved = Listeners[Placement | None]()
         self._join_faults: set[str] = set()  # servers with faults that a good join forgives
         self._inbox: deque[Event] = deque()
         self._draining = False
-        self._requests: dict[str, asyncio.Future[Rotation | None]] = {}
-        self._counter = 0
+        self._asking = Asking(self.process, self.feed)
         self._started = time.time()
-        self._base = -math.inf  # until the store has told its time
+        self._clock = StoreClock()
+        self._writing = Writing(store)
         self._last_tick = time.monotonic()
         self._store_ok = True
         self._store_detail = ""
@@ -178,9 +154,6 @@ class Driver:
         self._known_health: dict[str, Health] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         self._loading: asyncio.Task[Document] | None = None
-        # What is brought back with a document that the store lost.
-        self._remembered: deque[Rotation] = deque(maxlen=REMEMBERED)
-        self._ledger: Ledger = {}
 
     # -- life --
 
@@ -199,10 +172,10 @@ class Driver:
             async with asyncio.timeout(PATIENCE):
                 await self._begin()
         except (StoreUnavailable, StoreOutcomeUnknown, TimeoutError) as error:
-            self._base = time.time() - time.monotonic()
             self._store_failed(error)
-        for work in (self._ticks, self._watch, self._beats, self._clean, self._keep_copies):
+        for work in (self._ticks, self._watch, self._beats, self._clean):
             self.keep(work)
+        self.keep(self._writing.keep_copies)
         self._probing.start()
         return self
 
@@ -211,9 +184,7 @@ class Driver:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        for request in self._requests.values():
-            if not request.done():
-                request.set_exception(NoAnswer("the pool is stopping"))
+        self._asking.end()
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(2):
                 await self.store.leave(self.process)
@@ -221,7 +192,7 @@ class Driver:
     async def _begin(self) -> None:
         """Find the document, or make the first one."""
         loaded = await self.store.load()
-        self._sync(loaded)
+        self._clock.sync(loaded)
         await self.store.beat(self.row())
         document = loaded.document
         if document is None and (self.store.remote or await self._others_are_older()):
@@ -230,7 +201,7 @@ class Driver:
             document = (await self.store.load()).document
         if document is None:
             document = await self._make_document()
-        self._remembered.extend(reversed(await self.store.history(REMEMBERED)))
+        self._writing.remember(reversed(await self.store.history(REMEMBERED)))
         await self._read_rows()
         self.feed(Loaded(document=document))
 
@@ -299,7 +270,7 @@ class Driver:
 
     def now(self) -> float:
         """The store's time, seconds since the epoch; runs on the monotonic clock between reads."""
-        return time.monotonic() + self._base
+        return self._clock.now()
 
     def stalled(self) -> bool:
         """Whether this process's loop has just been silent for longer than `STALL`."""
@@ -335,20 +306,19 @@ class Driver:
 
     def listen(self, listener: Callable[[Announce], None]) -> Callable[[], None]:
         """Call ``listener`` with each newer document; returns what undoes it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._announced.add(listener)
 
     def listen_health(self, listener: Callable[[str], None]) -> None:
         """Call ``listener`` with a server's name each time its health changed for this process."""
-        self._health_listeners.append(listener)
+        self._health_changed.add(listener)
 
     def listen_store(self, listener: Callable[[bool], None]) -> None:
         """Call ``listener`` with False when the store goes away, with True when it is back."""
-        self._store_listeners.append(listener)
+        self._store_changed.add(listener)
 
     def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
         """Call ``listener`` with each placement that moved; with None after a gap."""
-        self._moved = listener
+        self._moved.add(listener)
 
     def joinable(self, server: str) -> bool:
         """Whether a join may be sent to ``server``: it is one of ours and not confirmed down."""
@@ -363,35 +333,8 @@ class Driver:
         return self._probing.probe(server)
 
     async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """
-        Ask the servers, but those seen down, for ``rooms``.
-
-        Returns:
-            for each room that any of them has the names of those servers: first those where
-            somebody is in it, of several the one that made it last. Where a room moved to, it
-            was made anew, so that everybody who asks gets the same answer.
-        """
-        asked = [
-            server
-            for name, server in self.servers.items()
-            if self.machine.health(name) is not Health.DOWN
-        ]
-        lists = await asyncio.gather(*(self._listed(server, rooms) for server in asked))
-        found: dict[str, list[tuple[bool, float, str]]] = {}
-        for server, listed in zip(asked, lists, strict=True):
-            for name, room in listed.items():
-                rank = (room.participants > 0, room.created, server.name)
-                found.setdefault(name, []).append(rank)
-        return {
-            name: [server for _, _, server in sorted(ranks, reverse=True)]
-            for name, ranks in found.items()
-        }
-
-    async def _listed(self, server: Server, rooms: Sequence[str]) -> Mapping[str, ListedRoom]:
-        try:
-            return await self._prober.list_rooms(server, rooms)
-        except NoAnswer:
-            return {}
+        """Which servers have each of ``rooms``; see `Probing.where`."""
+        return await self._probing.where(rooms)
 
     def fault(
         self,
@@ -402,7 +345,8 @@ class Driver:
         revision: int | None = None,
     ) -> None:
         """Evidence against ``server``, seen at ``revision`` (default: now's)."""
-        seen_at = self.document.revision if revision is None else revision
+        known = self.machine.document
+        seen_at = (known.revision if known else 0) if revision is None else revision
         if source is FaultSource.JOIN:
             self._join_faults.add(server)
         self.feed(
@@ -437,30 +381,17 @@ class Driver:
         if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
-        self._counter += 1
-        request = f"{self.process}-ask-{self._counter}"
-        answer: asyncio.Future[Rotation | None] = asyncio.get_running_loop().create_future()
-        self._requests[request] = answer
-        try:
-            self.feed(
-                RotateAsked(
-                    request=request,
-                    reason=reason,
-                    actor=actor,
-                    to=to,
-                    expected_revision=expected_revision,
-                    force=force,
-                    participants=participants,
-                )
+        return await self._asking.ask(
+            RotateAsked(
+                request="",
+                reason=reason,
+                actor=actor,
+                to=to,
+                expected_revision=expected_revision,
+                force=force,
+                participants=participants,
             )
-            async with asyncio.timeout(10):
-                return await answer
-        except TimeoutError:
-            raise StoreOutcomeUnknown(
-                "the store did not answer in time: see the history before you ask again"
-            ) from None
-        finally:
-            del self._requests[request]
+        )
 
     # -- events and actions --
 
@@ -485,15 +416,7 @@ class Driver:
                 self._say_health(name, health)
                 self._known_health[name] = health
                 self._news.set()
-                for listener in self._health_listeners:
-                    self._tell(listener, name)
-
-    def _tell(self, listener: Callable[[_News], None], news: _News) -> None:
-        """Call ``listener``; what it does wrong keeps nothing else from being done."""
-        try:
-            listener(news)
-        except Exception as error:  # the outermost frame of what others do with the news
-            observe.failure(observe.TASK_FAILED, error, task="listener")
+                self._health_changed.tell(name)
 
     def _say_health(self, server: str, health: Health) -> None:
         """Log a change once for the machine: by the process that probes."""
@@ -515,24 +438,19 @@ class Driver:
                 self.spawn(self._write(action))
             case Probe(server=server):
                 self.probe(server)
-            case Answered(request=request, rotation=rotation):
-                if (answer := self._requests.get(request)) and not answer.done():
-                    answer.set_result(rotation)
-            case Refused(request=request, code=code, message=message, revision=revision):
-                if (answer := self._requests.get(request)) and not answer.done():
-                    answer.set_exception(_refusal(code, message, revision))
+            case Answered() | Refused():
+                self._asking.answered(action)
             case Announce(rotation=rotation):
                 if rotation is not None:
-                    self._remembered.append(rotation)
-                for listener in list(self._listeners):
-                    self._tell(listener, action)
+                    self._writing.remember([rotation])
+                self._announced.tell(action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
 
     async def _write(self, action: Swap | Restore) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                swapped = await self._ask_to_write(action)
+                answer = await self._writing.write(action)
         except Exception as error:  # the outermost frame: the machine waits for an answer
             if not isinstance(error, StoreError | TimeoutError):
                 observe.failure(observe.TASK_FAILED, error, task="swap")
@@ -540,42 +458,7 @@ class Driver:
             self.feed(SwapFailed(operation=action.operation))
             self.store_answered()  # it may: reading it tells what became of the change
             return
-        won = swapped.outcome is SwapOutcome.WON
-        if won:
-            self._say_written(action)
-        if won and isinstance(action, Restore):
-            self._remembered.append(action.note)
-            self.spawn(self._restore_ledger())
-        self.feed(SwapAnswered(operation=action.operation, won=won, document=swapped.document))
-
-    async def _ask_to_write(self, action: Swap | Restore) -> Swapped:
-        if isinstance(action, Swap):
-            return await self.store.swap(
-                action.expected, action.document, action.operation, action.rotation
-            )
-        known = [r for r in self._remembered if r.revision < action.document.revision]
-        return await self.store.restore(
-            action.found, action.document, action.operation, (*known, action.note)
-        )
-
-    async def _restore_ledger(self) -> None:
-        with contextlib.suppress(StoreError):
-            await self.store.count(self._ledger)
-
-    def _say_written(self, action: Swap | Restore) -> None:
-        rotation = action.rotation if isinstance(action, Swap) else action.note
-        if rotation is not None:
-            observe.event(
-                observe.ROTATED if isinstance(action, Swap) else observe.RESTORED,
-                logging.INFO if isinstance(action, Swap) else logging.WARNING,
-                from_=rotation.from_,
-                to=rotation.to,
-                cause=rotation.cause.value,
-                reason=rotation.reason,
-                actor=rotation.actor,
-                revision=rotation.revision,
-                reports=rotation.reports,
-            )
+        self.feed(answer)
 
     # -- following the store --
 
@@ -591,7 +474,7 @@ class Driver:
             self._store_failed(error)
             raise
         self.store_answered()
-        self._sync(loaded)
+        self._clock.sync(loaded)
         self._last_tick = time.monotonic()
         self.stale = False
         if not self._outrun(loaded.document, before):
@@ -604,18 +487,6 @@ class Driver:
         if held is None or held is before or compare(found, held) is not Finding.OLDER:
             return False
         return before is None or compare(found, before) is not Finding.OLDER
-
-    def _sync(self, loaded: StoreLoaded) -> None:
-        """
-        Go by the store's time, but never backwards, and never before the last rotation.
-
-        A clock that is set back would make all evidence older than the rotation before it: for
-        as long as it was set back, no dead server would be left.
-        """
-        now = loaded.now
-        if (document := loaded.document) and 0 < document.last_rotation - now < FARTHEST:
-            now = document.last_rotation
-        self._base = max(self._base, now - time.monotonic())
 
     def store_answered(self) -> None:
         """The store answered: if it was away, it is read again before it counts as back."""
@@ -634,8 +505,7 @@ class Driver:
         event = observe.STORE_CORRUPT if isinstance(error, StoreCorrupt) else observe.STORE_AWAY
         observe.event(event, logging.WARNING, store=self.store.url, detail=self._store_detail)
         self.feed(StoreSeen(ok=False))
-        for listener in self._store_listeners:
-            self._tell(listener, False)
+        self._store_changed.tell(False)
 
     async def _come_back(self) -> None:
         try:
@@ -650,13 +520,12 @@ class Driver:
         self._store_ok = True
         observe.event(observe.STORE_BACK, logging.WARNING, store=self.store.url)
         self.feed(StoreSeen(ok=True))
-        for listener in self._store_listeners:
-            self._tell(listener, True)
+        self._store_changed.tell(True)
 
     async def _read_again(self) -> None:
         before = self.machine.document
         loaded = await self.store.load()
-        self._sync(loaded)
+        self._clock.sync(loaded)
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
         await self.store.beat(self.row())
@@ -673,10 +542,10 @@ class Driver:
                                 if held is None or revision > held.revision:
                                     await self.reload()
                             case Moved(placement=placement):
-                                self._tell(self._moved, placement)
+                                self._moved.tell(placement)
                             case _:
                                 await self.reload()
-                                self._tell(self._moved, None)
+                                self._moved.tell(None)
                     except PoolError:
                         continue
             await asyncio.sleep(0.5)
@@ -690,10 +559,17 @@ class Driver:
                 observe.event(observe.STALLED, logging.WARNING, seconds=gap)
                 self.stale = True
             if self.stale:
-                with contextlib.suppress(PoolError):
-                    await self.reload()
+                await self._catch_up()
             else:
                 self.feed(Tick())
+
+    async def _catch_up(self) -> None:
+        """After a stall: read again; where nothing can be read, what is known has to do."""
+        try:
+            await self.reload()
+        except PoolError:
+            if not self._store_ok:
+                self.stale = False
 
     # -- this process's row --
 
@@ -746,28 +622,3 @@ class Driver:
                     exists = server and await self._prober.room_exists(server, placement.room)
                     if exists is False or server is None:
                         await self.store.lapse(placement, 60.0)
-
-    async def _keep_copies(self) -> None:
-        """Read what only the store has, so that it can be brought back if the store loses it."""
-        while True:
-            with contextlib.suppress(StoreError):
-                if self._store_ok:
-                    self._ledger = _merged(self._ledger, await self.store.ledger())
-            await asyncio.sleep(max(COPY, self.store.heartbeat))
-
-
-def _merged(one: Ledger, other: Ledger) -> Ledger:
-    """The higher one of each two sums."""
-    merged = {writer: dict(sums) for writer, sums in one.items()}
-    for writer, sums in other.items():
-        kept = merged.setdefault(writer, {})
-        for key, total in sums.items():
-            kept[key] = max(total, kept.get(key, 0))
-    return merged
-
-
-def _refusal(code: str, message: str, revision: int) -> PoolError:
-    """The error that the machine's ``code`` stands for."""
-    if (other := _OTHER_ERRORS.get(code)) is not None:
-        return other(message)
-    return _REFUSALS.get(code, RotationRefused)(message, revision=revision)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from ..core.events import Probed, ProbeOutcome
 from ..core.health import Health
+from ..exceptions import NoAnswer
 from ..servers import Server
 from ..upstream.probe import Prober, ProbeResult
+from ..upstream.room_list import ListedRoom
 from .tasks import Tasks
 
 __all__ = ["Probing"]
@@ -82,6 +84,37 @@ class Probing:
     def answered_since(self, server: str, moment: float) -> bool:
         """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
         return self._passed.get(server, 0.0) >= moment
+
+    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """
+        Ask the servers, but those seen down, for ``rooms``.
+
+        Returns:
+            for each room that any of them has the names of those servers: first those where
+            somebody is in it, of several the one that made it last. Where a room moved to, it
+            was made anew, so that everybody who asks gets the same answer.
+        """
+        asked = [
+            server
+            for name, server in self._servers.items()
+            if self._health(name) is not Health.DOWN
+        ]
+        lists = await asyncio.gather(*(self._listed(server, rooms) for server in asked))
+        found: dict[str, list[tuple[bool, float, str]]] = {}
+        for server, listed in zip(asked, lists, strict=True):
+            for name, room in listed.items():
+                rank = (room.participants > 0, room.created, server.name)
+                found.setdefault(name, []).append(rank)
+        return {
+            name: [server for _, _, server in sorted(ranks, reverse=True)]
+            for name, ranks in found.items()
+        }
+
+    async def _listed(self, server: Server, rooms: Sequence[str]) -> Mapping[str, ListedRoom]:
+        try:
+            return await self._prober.list_rooms(server, rooms)
+        except NoAnswer:
+            return {}
 
     def probe(self, server: str) -> asyncio.Task[None]:
         """Probe ``server`` at once, unless a probe of it is under way."""

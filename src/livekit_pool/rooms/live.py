@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from ..core.actions import Announce
+from ..core.document import Document
 from ..driver import Driver
 from ..exceptions import StoreError
 from ..stores.base import Placement, Settling, Stale
@@ -96,6 +97,7 @@ class Rooms:
             int, float
         ] = {}  # active_since -> monotonic time this process heard of it
         self._moved_at: dict[str, float] = {}  # rooms that moved lately, by monotonic time
+        self._agreeing = asyncio.Lock()
         self._writes: asyncio.Queue[tuple[str, Room]] = asyncio.Queue()
         self._listeners: list[Callable[[str], None]] = []
         driver.sessions = self.sessions
@@ -151,7 +153,7 @@ class Rooms:
         if known is not None and not self._placing.shared:
             self._believe(known)
         while True:
-            document = await driver.fresh()
+            document = await self._fresh()
             room = self._rooms.get(name)
             if room is not None and room.sessions and room.placement is not None:
                 # It is followed: whoever joins confirms it at the end, with the store.
@@ -159,10 +161,10 @@ class Rooms:
             await self._wait_after_gap(name)
             answer = await self._placing.place(name, driver.active_server, document.revision)
             if isinstance(answer, Stale):
-                await driver.reload()
+                await self._read_again()
                 continue
             if answer.revision > driver.document.revision:
-                await driver.reload()
+                await self._read_again()
             self._learn(answer)
             return await self._moved_if_due(answer)
 
@@ -182,6 +184,21 @@ class Rooms:
                 return None
             self._learn(placement)
         return None if self._outdated(placement) else placement
+
+    async def _fresh(self) -> Document:
+        """The document as `Driver.fresh` has it; should the store fail just now, the last one."""
+        try:
+            return await self._driver.fresh()
+        except StoreError:
+            if self._driver.machine.document is None:
+                raise
+            return self._driver.document
+
+    async def _read_again(self) -> None:
+        """Read the document again; where the store does not answer, the last one counts."""
+        if self._driver.store_ok:
+            with contextlib.suppress(StoreError):
+                await self._driver.reload()
 
     def _believe(self, known: Placement) -> None:
         """Others, who reach the store, have moved the room since this process read of it."""
@@ -283,7 +300,7 @@ class Rooms:
         )
         if not isinstance(answer, Settling):
             if answer.revision > self._driver.document.revision:
-                await self._driver.reload()
+                await self._read_again()
             self._heard(answer)
         return answer
 
@@ -409,8 +426,9 @@ class Rooms:
             await self._agree()
             long_ago = time.monotonic() - 60
             self._moved_at = {k: at for k, at in self._moved_at.items() if at > long_ago}
-            since = self._driver.document.active_since
-            self._learned = {k: at for k, at in self._learned.items() if k >= since}
+            if (document := self._driver.machine.document) is not None:
+                since = document.active_since
+                self._learned = {k: at for k, at in self._learned.items() if k >= since}
 
     async def _mend(self) -> None:
         """While the store tells nothing: find rooms that others moved, and follow them."""
@@ -460,10 +478,17 @@ class Rooms:
 
     async def _agree(self) -> None:
         """Tell the store where this process's rooms are, and hear of those that are elsewhere."""
-        held = self._held()
-        with contextlib.suppress(StoreError):
-            for elsewhere in await self._placing.agree(held, self._driver.process):
-                self._learn(elsewhere, whatever=True)
+        # One after the other: what one of them hears must be known to the next.
+        async with self._agreeing:
+            try:
+                elsewhere = await self._placing.agree(
+                    self._held(), self._driver.process, joined=self._rooms.keys()
+                )
+            except StoreError as error:
+                self._driver.store_failed(error)  # it is told again as soon as it is back
+                return
+            for placement in elsewhere:
+                self._learn(placement, whatever=True)
 
     def _held(self) -> list[Placement]:
         """The placements of the rooms with sessions, as this process knows them."""

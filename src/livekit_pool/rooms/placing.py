@@ -10,7 +10,7 @@ placements as soon as these can be read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from ..driver import Driver
@@ -167,9 +167,15 @@ class Placing:
         """Go by ``placement``, which this process knows, while the store cannot be asked."""
         self._own.setdefault(placement.room, placement)
 
-    async def agree(self, held: Sequence[Placement], process: str) -> Sequence[Placement]:
+    async def agree(
+        self, held: Sequence[Placement], process: str, *, joined: Container[str] = ()
+    ) -> Sequence[Placement]:
         """
         Tell the store again where the rooms are that this process holds, as ``held`` has it.
+
+        Args:
+            joined: names of rooms with sessions or joins under way: what was found out about
+                others is forgotten.
 
         Returns:
             the placements that the store has otherwise, and those of rooms that a step had put
@@ -178,26 +184,37 @@ class Placing:
         Raises:
             StoreError: it does not answer.
         """
+        if not self.shared:
+            self._own = {room: own for room, own in self._own.items() if room in joined}
+            self._own.update({placement.room: placement for placement in held})
+            return ()
         stepped, self._stepped = self._stepped, set()
         self._own.clear()
-        if not self.shared:
-            self._stepped = stepped
-            self._own = {placement.room: placement for placement in held}
-            return ()
-        document = self._driver.document
-        answers = list(await self._store.renew([p for p in held if p.room not in stepped], process))
-        for placement in (p for p in held if p.room in stepped):
-            room = placement.room
+        try:
+            return [
+                *await self._store.renew([p for p in held if p.room not in stepped], process),
+                *[await self._back(p, process) for p in held if p.room in stepped],
+            ]
+        except StoreError:
+            self._stepped |= stepped
+            raise
+
+    async def _back(self, placement: Placement, process: str) -> Placement:
+        """Where the room of ``placement`` belongs, to which a step had moved it."""
+        room, document = placement.room, self._driver.document
+        while True:
             there: Placement | Stale | Settling
             there = await self._store.place(room, document.active_server, document.revision)
-            if placement.server == document.active_server:
-                # The step was right, and its rotation written: nobody has to move twice.
-                there = await self._store.move(
-                    room, document.active_server, document.active_since, process, force=True
-                )
             if isinstance(there, Placement):
-                answers.append(there)
-        return answers
+                break
+            document = await self._driver.reload()
+        if placement.server != document.active_server:
+            return there
+        # The step was right, and its rotation written: nobody has to move twice.
+        there = await self._store.move(
+            room, document.active_server, document.active_since, process, force=True
+        )
+        return there.placement if isinstance(there, Settling) else there
 
     async def _search(self, room: str, server: str, revision: int) -> Placement:
         """Ask the servers which has ``room``; ``server`` if it does, or none of them."""

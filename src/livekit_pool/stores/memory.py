@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -30,24 +30,9 @@ from .base import (
     check_totals,
 )
 from .notices import Notices
+from .placements import Placements
 
 __all__ = ["MemoryStore"]
-
-
-@dataclass(slots=True)
-class _Room:
-    """A placed room; ``touched`` is when a process last had something to do with it."""
-
-    placement: Placement
-    touched: float
-
-
-@dataclass(slots=True)
-class _Holder:
-    """One process in one room; ``settling_until`` is 0.0 when all its sessions are settled."""
-
-    renewed: float
-    settling_until: float = 0.0
 
 
 class MemoryStore:
@@ -79,9 +64,7 @@ class MemoryStore:
         self._document: Document | None = None
         self._operation = ""
         self._history: list[Rotation] = []
-        self._rooms: dict[str, _Room] = {}
-        # room -> process -> holder
-        self._holders: dict[str, dict[str, _Holder]] = {}
+        self._rooms = Placements(LIVING, lambda placement: self._notices.moved(placement))
         self._rows: dict[str, ProcessRow] = {}
         # writer -> key -> sum
         self._ledger: dict[str, dict[str, int]] = {}
@@ -188,7 +171,7 @@ class MemoryStore:
 
     async def placement(self, room: str) -> Placement | None:
         await self._turn()
-        return self._placement(room)
+        return self._rooms.get(room)
 
     async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
         await self._turn()
@@ -198,90 +181,60 @@ class MemoryStore:
     def place_now(self, room: str, server: str, revision: int) -> Placement | None:
         if not self._open:
             return None
-        if existing := self._placement(room):
+        if existing := self._rooms.get(room):
             return existing
         current = self._document.revision if self._document else 0
         if current != revision:
             return None
-        return self._put(Placement(room=room, server=server, revision=revision), self._clock())
+        wanted = Placement(room=room, server=server, revision=revision)
+        return self._rooms.put(wanted, self._clock())
 
     async def confirm(
         self, placement: Placement, process: str, settling_until: float
     ) -> Placement | None:
-        await self._turn()
-        if self.confirm_now(placement, process, settling_until):
-            return placement
-        return self._placement(placement.room)
+        now = await self._turn()
+        return self._rooms.confirm(placement, process, settling_until, now)
 
     def confirm_now(self, placement: Placement, process: str, settling_until: float) -> bool:
-        if not self._open or self._placement(placement.room) != placement:
+        if not self._open:
             return False
-        self._hold(placement.room, process, self._clock(), settling_until)
-        return True
+        now_there = self._rooms.confirm(placement, process, settling_until, self._clock())
+        return now_there == placement
 
     async def settled(self, room: str, process: str) -> None:
         await self._turn()
-        if holder := self._holders.get(room, {}).get(process):
-            holder.settling_until = 0.0
+        self._rooms.settled(room, process)
 
     async def release(self, room: str, process: str) -> None:
         now = await self._turn()
-        self._let_go(room, process, now)
+        self._rooms.release(room, process, now)
 
     async def move(
         self, room: str, server: str, revision: int, process: str, *, force: bool = False
     ) -> Placement | Settling:
         now = await self._turn()
-        existing = self._placement(room)
-        if existing is not None:
-            if existing.revision >= revision:
-                return existing
-            until = self._unsettled_until(room, process, now)
-            if until is not None and not force:
-                return Settling(placement=existing, until=until)
-        placement = self._put(Placement(room=room, server=server, revision=revision), now)
-        self._notices.moved(placement)
-        return placement
+        wanted = Placement(room=room, server=server, revision=revision)
+        return self._rooms.move(wanted, process, force, now)
 
     async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
         now = await self._turn()
-        others = []
-        for placement in placements:
-            there = self._placement(placement.room)
-            if there is None or there.revision < placement.revision:
-                self._put(placement, now)
-                self._notices.moved(placement)
-            elif there != placement:
-                others.append(there)
-            self._hold(placement.room, process, now, 0.0)
-        return others
+        return self._rooms.renew(placements, process, now)
 
     async def placements(self) -> Sequence[Placement]:
         await self._turn()
-        return [room.placement for room in self._rooms.values()]
+        return self._rooms.all()
 
     async def rooms(self) -> Mapping[str, int]:
         now = await self._turn()
-        counts: dict[str, int] = {}
-        for name, room in self._rooms.items():
-            holders = self._holders.get(name, {})
-            if any(self._living(process, holder, now) for process, holder in holders.items()):
-                server = room.placement.server
-                counts[server] = counts.get(server, 0) + 1
-        return counts
+        return self._rooms.held(now)
 
     async def lapsing(self, idle: float) -> Sequence[Placement]:
         now = await self._turn()
-        return [room.placement for room in self._rooms.values() if now - room.touched >= idle]
+        return self._rooms.lapsing(idle, now)
 
     async def lapse(self, placement: Placement, idle: float) -> bool:
         now = await self._turn()
-        room = self._rooms.get(placement.room)
-        if room is None or room.placement != placement or now - room.touched < idle:
-            return False
-        del self._rooms[placement.room]
-        self._holders.pop(placement.room, None)
-        return True
+        return self._rooms.lapse(placement, idle, now)
 
     # -- the ledger --
 
@@ -302,12 +255,12 @@ class MemoryStore:
     async def beat(self, row: ProcessRow) -> None:
         now = await self._turn()
         self._rows[row.process] = replace(row, beat=now)
+        self._rooms.beat(row.process, now)
 
     async def leave(self, process: str) -> None:
         now = await self._turn()
         self._rows.pop(process, None)
-        for room in list(self._holders):
-            self._let_go(room, process, now)
+        self._rooms.leave(process, now)
 
     async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
         now = await self._turn()
@@ -333,47 +286,6 @@ class MemoryStore:
         won = self._document is not None and self._operation == operation
         return Swapped(
             outcome=SwapOutcome.WON if won else SwapOutcome.LOST, document=self._document
-        )
-
-    def _placement(self, room: str) -> Placement | None:
-        found = self._rooms.get(room)
-        return found.placement if found else None
-
-    def _put(self, placement: Placement, now: float) -> Placement:
-        self._rooms[placement.room] = _Room(placement, touched=now)
-        return placement
-
-    def _hold(self, room: str, process: str, now: float, settling_until: float) -> None:
-        holder = self._holders.setdefault(room, {}).setdefault(process, _Holder(now))
-        holder.renewed = now
-        holder.settling_until = max(holder.settling_until, settling_until)
-        if placed := self._rooms.get(room):
-            placed.touched = now
-
-    def _let_go(self, room: str, process: str, now: float) -> None:
-        holders = self._holders.get(room, {})
-        if holders.pop(process, None) is None:
-            return
-        if not holders:
-            del self._holders[room]
-        if placed := self._rooms.get(room):
-            placed.touched = now
-
-    def _living(self, process: str, holder: _Holder, now: float) -> bool:
-        row = self._rows.get(process)
-        # A process that has not beaten yet is given the time of a heartbeat to do so.
-        return abs(now - (row.beat if row else holder.renewed)) <= LIVING
-
-    def _unsettled_until(self, room: str, process: str, now: float) -> float | None:
-        return max(
-            (
-                holder.settling_until
-                for other, holder in self._holders.get(room, {}).items()
-                if other != process
-                and holder.settling_until > now
-                and self._living(other, holder, now)
-            ),
-            default=None,
         )
 
 

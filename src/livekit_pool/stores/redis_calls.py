@@ -58,6 +58,8 @@ class Calls:
         self._heard: Callable[[], None] = lambda: None
         self._subscribed: Callable[[], None] = lambda: None
         self._line: Line | None = None
+        # It, and those before it that are not closed yet.
+        self._lines: list[Line] = []
         self._connecting: asyncio.Task[Line] | None = None
 
     def __repr__(self) -> str:
@@ -81,9 +83,8 @@ class Calls:
         if connecting is not None:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-        line, self._line = self._line, None
-        if line is not None:
-            await line.aclose()
+        lines, self._lines, self._line = self._lines, [], None
+        await asyncio.gather(*(line.aclose() for line in lines))
 
     async def check(self, script: Script, *values: str | int) -> bool:
         """
@@ -218,8 +219,8 @@ class Calls:
         async with asyncio.timeout(self._limit):
             connection = await _connected_to(self._address, self._limit)
             line = Line(connection, self._limit, self._heard)
+            self._lines = [line, *(each for each in self._lines if not each.closed)]
             try:
-                await line.call("PING")  # whoever it is: it shall speak before it is told so much
                 await asyncio.gather(
                     line.call("SUBSCRIBE", self._address.key("notices")),
                     # A Redis that was restarted knows none: all at once, so that each call is one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -79,6 +80,11 @@ class Line:
         """Whether it has ended."""
         return self._lost
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._reader.done()
+
     async def call(self, *command: str | int) -> Any:
         """
         Ask for the answer to ``command``.
@@ -123,7 +129,8 @@ class Line:
         if self._lost:
             return
         self._lost = True
-        self._reader.cancel()
+        if asyncio.current_task() is not self._reader:
+            self._reader.cancel()
         if self._timer is not None:
             self._timer.cancel()
         while self._waiting:
@@ -165,9 +172,11 @@ class Line:
         except (RedisError, OSError) as error:
             self._why = error
         finally:
-            await self._connection.disconnect(nowait=True)
             self.abandon()
             self._heard()
+            # Who has much to send, and is not heard, would be waited for in vain.
+            with contextlib.suppress(RedisError):
+                await self._connection.disconnect()
 
     async def _next(self) -> Any:
         try:
@@ -189,14 +198,19 @@ def pack(words: Iterable[str | int]) -> bytes:
     """
     packed = []
     for word in words:
-        text = str(word).encode(errors="surrogateescape")
-        packed.append(b"$%d\r\n%b\r\n" % (len(text), text))
-    return b"".join(packed)
+        text = str(word)
+        size = len(text) if text.isascii() else len(_encoded(text))
+        packed.append(f"${size}\r\n{text}\r\n")
+    return _encoded("".join(packed))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def _is_message(answer: Any) -> bool:
     """Whether it is no answer, but what was published; none of a script's answers looks so."""
-    return type(answer) is list and len(answer) == 3 and answer[0] == "message" and not answer[2]
+    return isinstance(answer, list) and answer[:1] == ["message"] and answer[2:] == [""]
 
 
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:

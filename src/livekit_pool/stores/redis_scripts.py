@@ -24,7 +24,18 @@ store's time for tests, or empty for that of Redis.
 
 from __future__ import annotations
 
-from .redis_parts import DOCUMENT, HOLD, HOLDERS, LET_GO, LIVES, NOW, PUT, TELL, Script
+from .redis_parts import (
+    DOCUMENT,
+    HISTORY_KEPT,
+    HOLD,
+    HOLDERS,
+    LET_GO,
+    LIVES,
+    NOW,
+    PUT,
+    TELL,
+    Script,
+)
 
 __all__ = [
     "ALL",
@@ -87,10 +98,14 @@ return 1
 )
 
 # what is expected: lineage, revision; what is new: lineage, revision, operation, content, rotation
+# (it reads the content only for who has lost: speed is promised for it)
 SWAP = Script(
     _WHOLE,
-    """
-if (there[1] or '') ~= ARGV[2] or (there[2] or '') ~= ARGV[3] then return there end
+    f"""
+local there = redis.call('HMGET', document, 'lineage', 'revision')
+if (there[1] or '') ~= ARGV[2] or (there[2] or '') ~= ARGV[3] then
+  return redis.call('HMGET', document, 'lineage', 'revision', 'operation', 'content')
+end
 if ARGV[8] ~= '' then
   local lost = redis.call('ZRANGEBYSCORE', history, ARGV[5], ARGV[5])
   redis.call('ZADD', history, ARGV[5], ARGV[8])
@@ -98,13 +113,13 @@ if ARGV[8] ~= '' then
   for _, rotation in ipairs(lost) do
     if rotation ~= ARGV[8] then redis.call('ZREM', history, rotation) end
   end
-  trim()
+  redis.call('ZREMRANGEBYRANK', history, 0, -{HISTORY_KEPT + 1})
 end
-write(ARGV[4], ARGV[5], ARGV[6], ARGV[7])
+redis.call('HSET', document, 'lineage', ARGV[4], 'revision', ARGV[5],
+  'operation', ARGV[6], 'content', ARGV[7])
+redis.pcall('PUBLISH', notices, '')
 return 1
 """,
-    TELL,
-    DOCUMENT,
 )
 
 # what was found: lineage, revision, both empty for none; then as SWAP; then revision, rotation ...

@@ -17,10 +17,9 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, Self
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import StreamingResponse
 
 from .. import observe
@@ -29,6 +28,7 @@ from ..core.document import Document, Rotation
 from ..exceptions import NoAnswer, StoreError
 from .access import Access
 from .answers import REFUSALS, RotationAnswer
+from .http import BodyWriter
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -45,36 +45,123 @@ MOST_MISSED: Final = 100
 """Rotations that are told to a listener which returns; of more, the newest."""
 
 _NO_DOCUMENT_PAUSE: Final = 0.5
+# Listeners that are told before others get their turn: some ms.
+_AT_ONCE: Final = 500
 
 _PING: Final = ": ping\n\n"
+_PING_PIECE: Final = BodyWriter.piece(_PING.encode())
 # Sooner than a browser's own 3 s: the rotations of the meantime are kept, but told late.
 _RETRY: Final = "retry: 1000\n\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Told(NamedTuple):
+    """What a listener was told last, so that it is told nothing twice and nothing older."""
+
+    lineage: str | None = None
+    revision: int = -1
+    active: str | None = None
+
+    def rotation(self, rotation: Rotation) -> tuple[Self, str]:
+        """The event for ``rotation``; empty if it is not newer than what was told."""
+        if rotation.revision <= self.revision:
+            return self, ""
+        text = _event("rotation", rotation.revision, RotationAnswer.of(rotation).json_line())
+        return self._replace(revision=rotation.revision, active=rotation.to), text
+
+    def state(self, document: Document, step: Step | None = None) -> tuple[Self, str]:
+        """
+        The event for ``document``; empty if that is older than what was told, or the same.
+
+        While the store is away, the active server may change without a revision: by a ``step``.
+        """
+        told = self.follow(document.lineage)
+        revision, active = (
+            document.revision,
+            document.active_server if step is None else step.server,
+        )
+        if revision < told.revision or (revision, active) == (told.revision, told.active):
+            return told, ""
+        data: dict[str, object] = {"revision": revision, "active": active}
+        if step is not None:
+            data["provisional"] = True
+        now = told._replace(revision=revision, active=active)
+        return now, _event("state", document.revision, json.dumps(data))
+
+    def follow(self, lineage: str) -> Self:
+        """Forget what was told of another lineage: its revisions say nothing about this one's."""
+        if self.lineage in (None, lineage):
+            return self._replace(lineage=lineage)
+        return type(self)(lineage=lineage)
+
+
 class News:
     """The document is now ``document``, after ``rotations`` (oldest first), if any."""
 
-    document: Document
-    rotations: tuple[Rotation, ...] = ()
-    step: Step | None = None
+    def __init__(
+        self,
+        document: Document,
+        rotations: tuple[Rotation, ...] = (),
+        step: Step | None = None,
+    ) -> None:
+        self.document = document
+        self.rotations = rotations
+        self.step = step
+        # Thousands of listeners were told the same before: their text is made once.
+        self._made: dict[Told, tuple[Told, str, bytes]] = {}
+
+    def after(self, told: Told) -> tuple[Told, str, bytes]:
+        """
+        What is news to who was ``told`` that.
+
+        Returns:
+            what they have been told then, the events as text, rotations first (empty if there is
+            nothing new), and as `BodyWriter.write` takes them.
+        """
+        made = self._made.get(told)
+        if made is None:
+            now, texts = told.follow(self.document.lineage), []
+            for rotation in self.rotations:
+                now, text = now.rotation(rotation)
+                texts.append(text)
+            now, text = now.state(self.document, self.step)
+            text = "".join([*texts, text])
+            made = self._made[told] = now, text, BodyWriter.piece(text.encode())
+        return made
 
 
 class Listener:
-    """One stream's queue of news, of bounded length."""
+    """
+    One stream: what it was told, and its queue of news, of bounded length.
 
-    def __init__(self) -> None:
+    Args:
+        writer: writes to its client at once, while nothing waits; None if there is no such way.
+    """
+
+    def __init__(self, writer: BodyWriter | None = None) -> None:
+        self.told = Told()
+        self.writer = writer
+        self._idle = False
         self._waiting: deque[News] = deque()
         self._woken = asyncio.Event()
         self._closed = False
 
     def put(self, news: News) -> None:
-        """Queue ``news``; if the queue is full, its document stands for all that waited."""
+        """Tell ``news``, or queue it; in a full queue its document stands for all that waited."""
+        if self._idle and self.writer is not None and not self._waiting:
+            told, text, piece = news.after(self.told)
+            if not text or self.writer.write(piece):
+                self.told = told
+                return
         if len(self._waiting) >= QUEUE:
             self._waiting.clear()
             news = News(document=news.document, step=news.step)
         self._waiting.append(news)
         self._woken.set()
+
+    def ping(self) -> None:
+        """Write a comment, if nothing else is on its way."""
+        if self._idle and self.writer is not None and not self._waiting:
+            self.writer.write(_PING_PIECE)
 
     def close(self) -> None:
         """Let `next` end, once everything queued was taken."""
@@ -82,13 +169,17 @@ class Listener:
         self._woken.set()
 
     async def next(self) -> News | None:
-        """The next news, None after `close`."""
-        while not self._waiting:
-            if self._closed:
-                return None
-            self._woken.clear()
-            await self._woken.wait()
-        return self._waiting.popleft()
+        """The next news that was queued, None after `close`. All before it must be on its way."""
+        self._idle = True
+        try:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._woken.clear()
+                await self._woken.wait()
+            return self._waiting.popleft()
+        finally:
+            self._idle = False
 
 
 class Events:
@@ -102,15 +193,18 @@ class Events:
         self._pool = pool
         self._listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
+        self._pings: asyncio.Task[None] | None = None
         self._closed = False
 
     @contextmanager
-    def listener(self) -> Iterator[Listener]:
+    def listener(self, writer: BodyWriter | None = None) -> Iterator[Listener]:
         """A listener that gets what is announced while the block runs."""
-        listener = Listener()
+        listener = Listener(writer)
         self._listeners.add(listener)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._spread(), name="events")
+        if self._pings is None:
+            self._pings = asyncio.create_task(self._ping(), name="pings")
         try:
             yield listener
         finally:
@@ -124,8 +218,9 @@ class Events:
     def close(self) -> None:
         """End every stream, now and from now on; idempotent."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._pings):
+            if task is not None:
+                task.cancel()
         self._end()
 
     def _end(self) -> None:
@@ -159,36 +254,62 @@ class Events:
             if last and last.lineage == document.lineage and document.revision > last.revision + 1:
                 # Changes in between reached this process as one; the history has each.
                 missed = await self._missed(last.revision, document.revision)
-                news = replace(news, rotations=missed or news.rotations)
+                news = News(document, missed or news.rotations, news.step)
             last = document
-            for listener in self._listeners:
-                listener.put(news)
+            await self._tell(news)
 
-    async def stream(self, after: int | None) -> AsyncGenerator[str, None]:
+    async def _tell(self, news: News) -> None:
+        async for listener in self._each():
+            listener.put(news)
+
+    async def _ping(self) -> None:
+        """Write comments to all who can be written to at once; the others' streams do so."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            async for listener in self._each():
+                listener.ping()
+
+    async def _each(self) -> AsyncGenerator[Listener, None]:
+        """All who listen now. Who comes meanwhile reads the document by itself."""
+        for number, listener in enumerate(tuple(self._listeners), start=1):
+            yield listener
+            if number % _AT_ONCE == 0:
+                # What was written goes out now, and calls get their turn in between.
+                await asyncio.sleep(0)
+
+    async def stream(
+        self, after: int | None, writer: BodyWriter | None = None
+    ) -> AsyncGenerator[str, None]:
         """
-        The text of one stream.
+        The text of one stream, but for what ``writer`` has written.
 
         Args:
             after: the newest revision that the listener knows, None if it knows none.
+            writer: writes to the same client.
         """
-        with self.listener() as listener:
-            told = _Told()
+        with self.listener(writer) as listener:
             yield _RETRY
             for rotation in await self._missed(after):
-                yield told.rotation(rotation)
+                listener.told, text = listener.told.rotation(rotation)
+                if text:
+                    yield text
             # Read now, not before: the history may have told newer things meanwhile.
-            if (document := self._document()) and (text := told.state(document, self._pool.step)):
-                yield text
+            if document := self._document():
+                listener.told, text = listener.told.state(document, self._pool.step)
+                if text:
+                    yield text
             while True:
                 try:
-                    async with asyncio.timeout(PING_INTERVAL):
+                    # A timer for each of thousands costs more than all that they are told.
+                    async with asyncio.timeout(None if writer else PING_INTERVAL):
                         news = await listener.next()
                 except TimeoutError:
                     yield _PING
                     continue
                 if news is None:
                     return
-                if text := told.news(news):
+                listener.told, text, _ = news.after(listener.told)
+                if text:
                     yield text
 
     def _document(self) -> Document | None:
@@ -208,49 +329,6 @@ class Events:
         return tuple(r for r in reversed(newest) if after < r.revision <= until)
 
 
-class _Told:
-    """What one listener was told, so that it is told nothing twice and nothing older."""
-
-    def __init__(self) -> None:
-        self._lineage: str | None = None
-        self._revision = -1
-        self._active: str | None = None
-
-    def news(self, news: News) -> str:
-        """The events for ``news``: rotations, then the state; those of it that are new."""
-        self._follow(news.document.lineage)
-        return "".join(map(self.rotation, news.rotations)) + self.state(news.document, news.step)
-
-    def rotation(self, rotation: Rotation) -> str:
-        """The event for ``rotation``; empty if it is not newer than what was told."""
-        if rotation.revision <= self._revision:
-            return ""
-        self._revision, self._active = rotation.revision, rotation.to
-        return _event("rotation", rotation.revision, RotationAnswer.of(rotation).json_line())
-
-    def state(self, document: Document, step: Step | None = None) -> str:
-        """
-        The event for ``document``; empty if that is older than what was told, or the same.
-
-        While the store is away, the active server may change without a revision: by a ``step``.
-        """
-        self._follow(document.lineage)
-        state = (document.revision, document.active_server if step is None else step.server)
-        if document.revision < self._revision or state == (self._revision, self._active):
-            return ""
-        self._revision, self._active = state
-        data: dict[str, object] = {"revision": state[0], "active": state[1]}
-        if step is not None:
-            data["provisional"] = True
-        return _event("state", document.revision, json.dumps(data))
-
-    def _follow(self, lineage: str) -> None:
-        """Forget what was told of another lineage: its revisions say nothing about this one's."""
-        if self._lineage not in (None, lineage):
-            self._revision, self._active = -1, None
-        self._lineage = lineage
-
-
 def _event(name: str, revision: int, data: str) -> str:
     return f"event: {name}\nid: {revision}\ndata: {data}\n\n"
 
@@ -266,6 +344,7 @@ def router(events: Events, access: Access) -> APIRouter:
         dependencies=[Depends(access.anybody)],
     )
     async def stream(
+        request: Request,
         last_event_id: Annotated[
             str, Header(description="Newest revision known: rotations since then come first.")
         ] = "",
@@ -280,7 +359,7 @@ def router(events: Events, access: Access) -> APIRouter:
             int(last_event_id) if last_event_id.isdecimal() and len(last_event_id) < 19 else None
         )
         return StreamingResponse(
-            events.stream(known),
+            events.stream(known, BodyWriter.of(request.scope)),
             media_type="text/event-stream",
             # The last one keeps nginx from collecting events.
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},

@@ -15,9 +15,9 @@ which is how all SDKs join, does without it (see `upgrade`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
@@ -29,7 +29,7 @@ from uvicorn.server import ServerState
 
 from .upgrade import Head, plain_head
 
-__all__ = ["AT_SHUTDOWN", "HttpProtocol", "Upgraded"]
+__all__ = ["AT_SHUTDOWN", "BodyWriter", "HttpProtocol", "Upgraded"]
 
 AT_SHUTDOWN: Final = "livekit_pool.at_shutdown"
 """
@@ -38,8 +38,47 @@ connection) when uvicorn starts a planned stop. uvicorn itself tells the applica
 responses ended, which one that streams for ever would never do.
 """
 
+_TRANSPORT: Final = "livekit_pool.transport"
+"""Key in a request's scope: the connection's transport."""
+
 # httptools' limit for parse_url: http_parser_url counts in 16 bits.
 _LONGEST_PARSED_URL: Final = 0xFFFF
+
+
+class BodyWriter:
+    """
+    Writes pieces of a streamed response's body at once, past all layers of the application.
+
+    For what is told to thousands at the same moment: through the layers each piece costs a task's
+    turn and several coroutines. To be used only while every piece that was sent through the layers
+    has gone, and the response goes on; `AT_SHUTDOWN` comes before its end.
+    """
+
+    most_waiting: Final = 2**16
+    """Bytes that may wait in this process for the client to read; as asyncio's own limit."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def of(cls, scope: MutableMapping[str, Any]) -> Self | None:
+        """The writer of a request's connection; None if another protocol than ours serves it."""
+        transport = scope.get(_TRANSPORT)
+        return None if transport is None else cls(transport)
+
+    @staticmethod
+    def piece(body: bytes) -> bytes:
+        """A piece of a body as `write` takes it: as a chunk, RFC 9112 section 7.1."""
+        # uvicorn sends whatever comes without Content-Length in chunks.
+        return b"%x\r\n%s\r\n" % (len(body), body)
+
+    def write(self, piece: bytes) -> bool:
+        """Write a piece; False, and nothing is written, if the client does not read fast enough."""
+        transport = self._transport
+        if transport.is_closing() or transport.get_write_buffer_size() > self.most_waiting:
+            return False
+        transport.write(piece)
+        return True
 
 
 class _Phase(Enum):
@@ -174,6 +213,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self.scope[_TRANSPORT] = self.transport  # type: ignore[typeddict-unknown-key]  # ours
         # Grows in place, where bytes would be copied whole for each piece that arrives.
         self.url = bytearray()  # type: ignore[assignment]  # bytes again when it is complete
         self._phase = _Phase.HEAD

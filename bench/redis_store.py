@@ -1,0 +1,155 @@
+"""What the Redis store costs: a swap beside a bare SET, and what an idle pool asks of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Final
+
+from redis.asyncio import Redis
+
+from bench.exceptions import BenchError
+from bench.options import Options
+from bench.processes import tool
+from bench.table import Bound, Row
+from livekit_pool.core.document import Cause, Document
+from livekit_pool.local import LocalServer, find_server
+from livekit_pool.stores.base import SwapOutcome
+from livekit_pool.stores.document_json import document_to_json
+from livekit_pool.stores.redis import RedisStore
+from tests.stores.redis_server import RedisServer
+
+__all__ = ["idle_commands", "swaps"]
+
+_SWAPS: Final = 2000
+_WORKERS: Final = 2
+_SETTLE_SECONDS: Final = 5.0
+_IDLE_SECONDS: Final = 30.0
+# What a pool sends; all else that Redis counts was run by the scripts.
+_SENT: Final = ("eval", "evalsha", "ping", "hello", "auth", "select", "subscribe", "script|load")
+
+
+async def swaps(options: Options) -> list[Row]:
+    """Swaps a second of one client in turn, beside SETs of the same document by redis-py."""
+    with _redis(options) as server:
+        async with (
+            RedisStore(server.url) as store,
+            Redis(port=server.port, single_connection_client=True) as plain,
+        ):
+            document = _document()
+            await store.create(document, "bench")
+            swapping = _Swapping(store, document)
+            content = document_to_json(document)
+            bare, swapped = [], []
+            for _ in range(options.rounds(9)):
+                bare.append(await _rate(lambda: plain.set("bare", content)))
+                swapped.append(await _rate(swapping.once))
+                options.say(f"SET {bare[-1]:,.0f}/s, swap {swapped[-1]:,.0f}/s")
+    return [
+        Row(
+            what="swap, redis, operations a second",
+            reference_name="bare SET by redis-py",
+            reference=median(bare),
+            pool=median(swapped),
+            target=0.5,
+            bound=Bound.AT_LEAST,
+        )
+    ]
+
+
+async def idle_commands(options: Options) -> list[Row]:
+    """Commands a second that each process of a pool sends, when nobody uses the pool."""
+    folder = options.new_folder()
+    with _redis(options) as server:
+        async with (
+            LocalServer(
+                "real", program=find_server(options.say), log=folder / "livekit.log"
+            ) as livekit,
+            options.pool(
+                folder,
+                [livekit],
+                workers=_WORKERS,
+                settings={"LIVEKIT_POOL_STORE": server.url},
+            ),
+        ):
+            await asyncio.sleep(_SETTLE_SECONDS)
+            server.command("CONFIG", "RESETSTAT")
+            begin = time.monotonic()
+            await asyncio.sleep(5.0 if options.quick else _IDLE_SECONDS)
+            sent = _sent(server.command("INFO", "commandstats"))
+            seconds = time.monotonic() - begin
+    options.say(f"in {seconds:.0f} s, from {_WORKERS} processes: {sent}")
+    if not sent.get("evalsha"):
+        raise BenchError("the pool does not use this Redis")
+    return [
+        Row(
+            what="commands of an idle pool to Redis, a second and process",
+            digits=2,
+            pool=sum(sent.values()) / seconds / _WORKERS,
+            target=2.0,
+            bound=Bound.AT_MOST,
+        )
+    ]
+
+
+class _Swapping:
+    """Swaps a document for the next one again and again."""
+
+    def __init__(self, store: RedisStore, document: Document) -> None:
+        self._store = store
+        self._document = document
+
+    async def once(self) -> None:
+        revision = self._document.revision
+        proposal = replace(self._document, revision=revision + 1)
+        answer = await self._store.swap(revision, proposal, f"bench-{revision}")
+        if answer.outcome is not SwapOutcome.WON:
+            raise BenchError("a swap without a rival was lost")
+        self._document = proposal
+
+
+async def _rate(once: Callable[[], Awaitable[object]]) -> float:
+    begin = time.perf_counter()
+    for _ in range(_SWAPS):
+        await once()
+    return _SWAPS / (time.perf_counter() - begin)
+
+
+@contextmanager
+def _redis(options: Options) -> Iterator[RedisServer]:
+    tool("redis")
+    server = RedisServer(options.new_folder())
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _sent(statistics: str) -> dict[str, int]:
+    """How often each command was sent, of ``INFO commandstats``."""
+    calls = {}
+    for line in statistics.splitlines():
+        name, _, figures = line.removeprefix("cmdstat_").partition(":calls=")
+        if name in _SENT:
+            calls[name] = int(figures.split(",")[0])
+    return calls
+
+
+def _document() -> Document:
+    return Document(
+        lineage="bench",
+        revision=1,
+        active_server="frankfurt.example.com",
+        active_since=1,
+        active_server_index=0,
+        server_count=3,
+        created_at=time.time(),
+        last_rotation=time.time(),
+        cause=Cause.CREATED,
+        reason="created",
+        actor="bench",
+    )

@@ -1,0 +1,100 @@
+"""
+Writing: changes of the document, and what is brought back with a document that a store lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from .. import observe
+from ..core.actions import Restore, Swap
+from ..core.document import Rotation
+from ..core.events import SwapAnswered
+from ..exceptions import StoreError
+from ..stores.base import Ledger, Store, SwapOutcome, Swapped
+
+__all__ = ["Writing"]
+
+COPY: Final = 60.0
+"""Seconds between two readings of the ledger, which this process keeps in case it is lost."""
+
+REMEMBERED: Final = 50
+"""Rotations of the history that this process keeps in case they are lost."""
+
+
+class Writing:
+    """What one process writes to the store, and keeps of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rotations: deque[Rotation] = deque(maxlen=REMEMBERED)
+        self._ledger: Ledger = {}
+
+    def remember(self, rotations: Iterable[Rotation]) -> None:
+        """Keep these, in the order of their revisions."""
+        self._rotations.extend(rotations)
+
+    async def write(self, action: Swap | Restore) -> SwapAnswered:
+        """
+        Do what the machine asks for; returns the store's answer.
+
+        Raises:
+            StoreError: the store did not answer; whether it is done may not be known.
+        """
+        swapped = await self._ask(action)
+        won = swapped.outcome is SwapOutcome.WON
+        if won:
+            _say(action)
+        if won and isinstance(action, Restore):
+            self._rotations.append(action.note)
+            with contextlib.suppress(StoreError):  # it is brought back with the next one, else
+                await self._store.count(self._ledger)
+        return SwapAnswered(operation=action.operation, won=won, document=swapped.document)
+
+    async def _ask(self, action: Swap | Restore) -> Swapped:
+        if isinstance(action, Swap):
+            return await self._store.swap(
+                action.expected, action.document, action.operation, action.rotation
+            )
+        known = [r for r in self._rotations if r.revision < action.document.revision]
+        return await self._store.restore(
+            action.found, action.document, action.operation, (*known, action.note)
+        )
+
+    async def keep_copies(self) -> None:
+        """Read what only the store has, again and again, so that it can be brought back."""
+        while True:
+            with contextlib.suppress(StoreError):
+                self._ledger = _merged(self._ledger, await self._store.ledger())
+            await asyncio.sleep(max(COPY, self._store.heartbeat))
+
+
+def _say(action: Swap | Restore) -> None:
+    rotation = action.rotation if isinstance(action, Swap) else action.note
+    if rotation is not None:
+        observe.event(
+            observe.ROTATED if isinstance(action, Swap) else observe.RESTORED,
+            logging.INFO if isinstance(action, Swap) else logging.WARNING,
+            from_=rotation.from_,
+            to=rotation.to,
+            cause=rotation.cause.value,
+            reason=rotation.reason,
+            actor=rotation.actor,
+            revision=rotation.revision,
+            reports=rotation.reports,
+        )
+
+
+def _merged(one: Ledger, other: Ledger) -> Ledger:
+    """The higher one of each two sums."""
+    merged = {writer: dict(sums) for writer, sums in one.items()}
+    for writer, sums in other.items():
+        kept = merged.setdefault(writer, {})
+        for key, total in sums.items():
+            kept[key] = max(total, kept.get(key, 0))
+    return merged

@@ -1,0 +1,224 @@
+"""Which document stands: the one that is held, or the one that the store has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.agreement import Finding, Losses, compare
+from livekit_pool.core.document import Cause, Document, Mark, ServerRecord
+from tests.core.samples import MARK, START, document, drained, moved
+
+RECORD = ServerRecord(cool_down_until=START + 5, cool_down_cause=Cause.DOWN, failures=2)
+HELD = replace(moved(document(), "blue"), paused=MARK, servers={"red": RECORD})
+DRAINED = replace(RECORD, drained=MARK)
+OLDER_LINEAGE = replace(HELD, lineage="A", created_at=START - 1)
+YOUNGER_LINEAGE = replace(HELD, lineage="A", created_at=START + 1)
+FOREIGN = replace(HELD, active_server_index=1, index_written=2)
+
+
+def at(base: Document, revision: int) -> Document:
+    return replace(base, revision=revision)
+
+
+# --- what a document is to who holds another -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "finding"),
+    [
+        (HELD, Finding.SAME),
+        (None, Finding.OLDER),
+        (at(HELD, 3), Finding.NEWER),
+        (at(HELD, 1), Finding.OLDER),
+        (FOREIGN, Finding.FOREIGN),
+        (at(FOREIGN, 3), Finding.NEWER),
+        (at(FOREIGN, 1), Finding.OLDER),
+        # Of two lineages the older one stands, unless that would be a step back.
+        (at(OLDER_LINEAGE, 3), Finding.NEWER),
+        (at(OLDER_LINEAGE, 2), Finding.LOWER),
+        (at(OLDER_LINEAGE, 1), Finding.LOWER),
+        (at(YOUNGER_LINEAGE, 3), Finding.OLDER),
+        (at(YOUNGER_LINEAGE, 2), Finding.OLDER),
+        (at(YOUNGER_LINEAGE, 1), Finding.OLDER),
+        # Created in one millisecond: the name decides, for everybody alike.
+        (replace(HELD, lineage="K", revision=3), Finding.NEWER),
+        (replace(HELD, lineage="K"), Finding.LOWER),
+        (replace(HELD, lineage="M", revision=3), Finding.OLDER),
+        (replace(HELD, lineage="M", created_at=START - 0.0004), Finding.OLDER),
+        (replace(HELD, lineage="M", created_at=START - 0.001), Finding.LOWER),
+        (replace(HELD, lineage="K", created_at=START + 0.0004), Finding.LOWER),
+        (replace(HELD, lineage="K", created_at=START + 0.001), Finding.OLDER),
+    ],
+)
+def test_what_a_document_is_to_who_holds_another(found: Document | None, finding: Finding) -> None:
+    assert compare(found, HELD) is finding
+
+
+@pytest.mark.parametrize("revisions", [(2, 3), (2, 2), (3, 2)])
+@pytest.mark.parametrize("other", [OLDER_LINEAGE, YOUNGER_LINEAGE, replace(HELD, lineage="M")])
+def test_of_two_lineages_the_same_one_stands_for_both_who_hold_them(
+    other: Document, revisions: tuple[int, int]
+) -> None:
+    one, two = at(HELD, revisions[0]), at(other, revisions[1])
+    gives_way = {Finding.NEWER, Finding.LOWER}
+    assert (compare(one, two) in gives_way) != (compare(two, one) in gives_way)
+
+
+EDITS = {
+    "active_server": replace(HELD, active_server="red"),
+    "active_since": replace(HELD, active_since=1),
+    "both indexes": replace(HELD, active_server_index=1, index_written=1),
+    "index_written": replace(HELD, index_written=1),
+    "paused": replace(HELD, paused=None),
+    "paused.by": replace(HELD, paused=replace(MARK, by="ben")),
+    "paused.since": replace(HELD, paused=replace(MARK, since=START + 0.002)),
+    "paused.reason": replace(HELD, paused=replace(MARK, reason="x")),
+    "no servers": replace(HELD, servers={}),
+    "another server": replace(HELD, servers={"red": RECORD, "green": RECORD}),
+    "its name": replace(HELD, servers={"green": RECORD}),
+    "until": replace(HELD, servers={"red": replace(RECORD, cool_down_until=START + 5.002)}),
+    "no until": replace(HELD, servers={"red": replace(RECORD, cool_down_until=None)}),
+    "cause": replace(HELD, servers={"red": replace(RECORD, cool_down_cause=Cause.TIMEOUT)}),
+    "failures": replace(HELD, servers={"red": replace(RECORD, failures=3)}),
+    "drained": replace(HELD, servers={"red": DRAINED}),
+}
+
+
+@pytest.mark.parametrize("edited", EDITS.values(), ids=EDITS.keys())
+def test_what_somebody_edited_by_hand_is_noticed_where_it_decides_anything(
+    edited: Document,
+) -> None:
+    assert compare(edited, HELD) is Finding.OVERWRITTEN
+    assert compare(HELD, edited) is not Finding.SAME
+    written_over = replace(edited, active_server_index=9, index_written=edited.own_index)
+    assert compare(written_over, HELD) is Finding.OVERWRITTEN, "that a foreign client wrote too"
+
+
+@pytest.mark.parametrize(
+    "mark", [replace(MARK, by="ben"), replace(MARK, since=START + 0.002), replace(MARK, reason="x")]
+)
+def test_what_somebody_edited_in_a_drain_is_noticed(mark: Mark) -> None:
+    held = drained(document(), "green")
+    edited = replace(held, servers={"green": ServerRecord(drained=mark)})
+    assert compare(edited, held) is Finding.OVERWRITTEN
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        replace(HELD, reason="x"),
+        replace(HELD, cause=Cause.DOWN),
+        replace(HELD, actor="x"),
+        replace(HELD, last_rotation=START + 7),
+        replace(HELD, last_error="x"),
+        replace(HELD, last_error_time=START),
+        replace(HELD, window=7.0),
+        replace(HELD, server_count=9),
+        replace(HELD, created_at=START + 7),
+    ],
+)
+def test_what_decides_nothing_may_be_edited(edited: Document) -> None:
+    assert compare(edited, HELD) is Finding.SAME
+
+
+@pytest.mark.parametrize("moment", [1.0, 1.000499, 1.0005, 1.0015, 1764112345.6785])
+def test_moments_are_the_same_to_the_millisecond(moment: float) -> None:
+    def with_moments(moment: float) -> Document:
+        mark = Mark(by="ann", since=moment, reason="")
+        record = ServerRecord(cool_down_until=moment, drained=mark)
+        return replace(HELD, paused=mark, servers={"red": record})
+
+    held = with_moments(moment)
+    # A microsecond is what the least precise store keeps, whatever millisecond lies in between.
+    for kept in (moment - 1e-6, moment + 1e-6, moment - 0.0009):
+        assert compare(with_moments(kept), held) is Finding.SAME
+    assert compare(with_moments(moment + 0.0011), held) is Finding.OVERWRITTEN
+
+
+def test_the_order_in_which_a_store_gives_the_servers_back_is_nothing() -> None:
+    records = {"red": RECORD, "green": DRAINED}
+    turned = dict(reversed(records.items()))
+    assert compare(replace(HELD, servers=turned), replace(HELD, servers=records)) is Finding.SAME
+
+
+# --- what is done about it -----------------------------------------------------------------
+
+
+def remedy(
+    losses: Losses, held: Document = HELD, now: float = START
+) -> tuple[Document | None, Document] | None:
+    found = losses.remedy(held, actor="pool p", now=now)
+    return None if found is None else (found[0], found[1])
+
+
+@pytest.mark.parametrize("found", [HELD, at(HELD, 3), at(OLDER_LINEAGE, 3), FOREIGN])
+def test_where_nothing_was_lost_nothing_is_written(found: Document) -> None:
+    losses = Losses()
+    assert remedy(losses) is None
+    losses.found(found, HELD)
+    assert remedy(losses) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "reason"),
+    [
+        (None, at(HELD, 3), "the store had lost the document"),
+        (at(HELD, 1), at(HELD, 3), "the store held an older document, or an edited one"),
+        (
+            replace(HELD, active_server="red"),
+            at(HELD, 3),
+            "the store held an older document, or an edited one",
+        ),
+        (
+            at(YOUNGER_LINEAGE, 9),
+            at(HELD, 10),
+            "the store held an older document, or an edited one",
+        ),
+        (
+            at(OLDER_LINEAGE, 1),
+            at(OLDER_LINEAGE, 3),
+            "the store held an older lineage's document at a lower revision",
+        ),
+    ],
+)
+def test_what_stands_is_written_above_both(
+    found: Document | None, expected: Document, reason: str
+) -> None:
+    losses = Losses()
+    losses.found(found, HELD)
+    written = losses.remedy(HELD, actor="pool p", now=START + 1)
+    assert written is not None
+    place, after, note = written
+    assert (place, after) == (found, expected)
+    assert (note.revision, note.from_, note.to) == (after.revision, "blue", "blue")
+    assert (note.cause, note.reason) == (Cause.RESTORED, reason)
+    assert (note.actor, note.at) == ("pool p", START + 1)
+    assert remedy(losses) is None, "once, until the store says what it holds"
+
+
+def test_who_finds_it_mended_writes_nothing() -> None:
+    losses = Losses()
+    assert losses.found(None, HELD) is Finding.OLDER
+    assert losses.found(HELD, HELD) is Finding.SAME
+    assert remedy(losses) is None
+
+
+def test_an_edited_document_is_not_mended_twice_at_once() -> None:
+    losses, edited = Losses(), replace(HELD, active_server="red")
+    losses.found(edited, HELD)
+    assert remedy(losses) is not None
+    losses.found(edited, HELD)
+    assert remedy(losses, now=START + 9.9) is None
+    losses.found(edited, HELD)
+    assert remedy(losses, now=START + 10.0) == (edited, at(HELD, 3))
+    losses.found(edited, HELD)
+    assert remedy(losses, now=START + 19.9) is None
+
+
+def test_what_was_lost_is_brought_back_at_once_each_time() -> None:
+    losses = Losses()
+    for lost in (replace(HELD, active_server="red"), None, at(HELD, 1), None):
+        losses.found(lost, HELD)
+        assert remedy(losses) == (lost, at(HELD, 3))

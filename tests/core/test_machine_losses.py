@@ -1,0 +1,166 @@
+"""The machine: what the store lost, and what somebody wrote over the document."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.actions import Announce, Probe
+from livekit_pool.core.document import Cause
+from livekit_pool.core.events import (
+    FaultSeen,
+    FaultSource,
+    Loaded,
+    Probed,
+    RotateAsked,
+    SwapFailed,
+    Tick,
+)
+from livekit_pool.core.health import Settings
+from livekit_pool.core.machine import PoolMachine
+from tests.core.samples import (
+    NAMES,
+    PASSED,
+    REFUSED,
+    START,
+    Pool,
+    document,
+    drained,
+    moved,
+    restore_of,
+    swap_of,
+    swaps_of,
+)
+
+# --- lost data -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_the_store_lost_is_brought_back(kept: bool) -> None:
+    pool = Pool()
+    old = pool.document if kept else None
+    newer = moved(pool.document, "blue")
+    pool.feed(Loaded(document=newer))
+    restore = restore_of(pool.feed(Loaded(document=old)))
+    assert (restore.found, restore.document) == (old, replace(newer, revision=3))
+    assert (restore.note.cause, restore.note.revision) == (Cause.RESTORED, 3)
+    assert pool.feed(Loaded(document=old), Tick()) == [], "one at a time"
+    assert pool.won(restore) == [Announce(document=restore.document, rotation=None)]
+    assert pool.feed(Tick()) == []
+
+
+def test_what_is_lost_again_is_brought_back_again() -> None:
+    pool = Pool()
+    first = restore_of(pool.feed(Loaded(document=None)))
+    second = restore_of(pool.lost(first, None))
+    assert second.operation != first.operation
+    pool.feed(SwapFailed(operation=second.operation))
+    assert pool.feed(Tick()) == [], "it may have been done"
+    restore_of(pool.feed(Loaded(document=None)))
+    assert pool.document == document()
+
+
+def test_bringing_back_makes_no_fault_late() -> None:
+    pool = Pool()
+    fault = FaultSeen(server="red", revision=1, kind=Cause.DOWN, source=FaultSource.JOIN)
+    pool.feed(fault, fault)
+    pool.won(restore_of(pool.feed(Loaded(document=None))))
+    pool.feed(fault)
+    assert swap_of(pool.probed("red", PASSED)).document.active_server == "green"
+
+
+def test_what_the_store_lost_is_brought_back_before_anything_else() -> None:
+    pool = Pool()
+    restore = restore_of(pool.feed(Loaded(document=None)))
+    asked = RotateAsked(request="r", reason="because", actor="ann")
+    assert swaps_of(pool.feed(asked, Probed(server="red", outcome=REFUSED))) == []
+    swap = swap_of(pool.won(restore))
+    assert (swap.expected, swap.rotation and swap.rotation.cause) == (2, Cause.MANUAL)
+
+
+def test_a_machine_that_holds_nothing_brings_nothing_back() -> None:
+    assert PoolMachine(NAMES, Settings(), "p").receive(Loaded(document=None), START) == []
+
+
+# --- another lineage -----------------------------------------------------------------------
+
+OLDER = replace(document(), lineage="K", created_at=START - 60)
+YOUNGER = replace(document(), lineage="M", created_at=START + 60)
+
+
+def test_an_older_lineage_is_followed() -> None:
+    pool = Pool()
+    other = replace(moved(moved(OLDER, "green"), "blue"), servers={})
+    assert pool.feed(Loaded(document=other)) == [
+        Probe(server="blue"),
+        Announce(document=other, rotation=other.rotation("red")),
+    ]
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_an_older_lineage_that_would_be_a_step_back_is_first_raised(revision: int) -> None:
+    pool = Pool()
+    pool.feed(Loaded(document=moved(pool.document, "blue")))
+    other = replace(OLDER, revision=revision)
+    restore = restore_of(pool.feed(Loaded(document=other)))
+    assert pool.document.active_server == "blue"
+    assert (restore.found, restore.document) == (other, replace(other, revision=3))
+    (announce,) = [a for a in pool.won(restore) if isinstance(a, Announce)]
+    assert announce.document == restore.document
+    assert announce.rotation is not None
+    assert (announce.rotation.from_, announce.rotation.to) == ("blue", "red")
+    assert announce.rotation.revision == 3, "nobody is told an older revision after a newer one"
+
+
+def test_a_rotation_that_is_followed_is_told_above_what_was_told_before() -> None:
+    pool = Pool()
+    pool.feed(Loaded(document=replace(moved(pool.document, "blue"), revision=5, active_since=5)))
+    forked = replace(document(), revision=6)  # by who had not read revision 5 before it was lost
+    announce = pool.feed(Loaded(document=forked))[-1]
+    assert isinstance(announce, Announce)
+    assert announce.rotation is not None
+    assert (announce.rotation.to, announce.rotation.revision) == ("red", 6)
+
+
+def test_a_younger_lineage_is_replaced_whatever_its_revision() -> None:
+    pool = Pool()
+    theirs = replace(YOUNGER, revision=40)
+    restore = restore_of(pool.feed(Loaded(document=theirs)))
+    assert (restore.found, restore.document) == (theirs, replace(document(), revision=41))
+    assert pool.won(restore) == [Announce(document=restore.document, rotation=None)]
+
+
+# --- a document that somebody wrote over ---------------------------------------------------
+
+
+def test_a_document_that_somebody_edited_is_mended_without_a_hurry() -> None:
+    pool = Pool()
+    before = pool.document
+    edited = replace(before, active_server="blue")
+    restore = restore_of(pool.feed(Loaded(document=edited)))
+    assert (restore.found, restore.document) == (edited, replace(before, revision=2))
+    pool.won(restore)
+    edited = replace(restore.document, active_server="blue")
+    assert pool.feed(Loaded(document=edited), Tick()) == []
+    assert pool.document.active_server == "red"
+    pool.now += 10
+    assert restore_of(pool.feed(Tick())).document == replace(before, revision=3)
+
+
+def test_a_foreign_write_of_an_older_document_is_old_news() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    newer = drained(pool.document, "green")
+    pool.feed(Loaded(document=newer))
+    restore = restore_of(pool.feed(Loaded(document=foreign)))
+    assert (restore.found, restore.document) == (foreign, replace(newer, revision=3))
+    assert pool.document == newer
+
+
+def test_a_foreign_write_into_an_edited_document_rotates_nothing() -> None:
+    pool = Pool()
+    before = pool.document
+    edited = replace(before, active_server="blue", active_server_index=2, index_written=0)
+    restore = restore_of(pool.feed(Loaded(document=edited)))
+    assert (pool.document, restore.document) == (before, replace(before, revision=2))

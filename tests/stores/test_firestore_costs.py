@@ -1,0 +1,115 @@
+"""How much of what Firestore charges for a pool uses; docs/firestore.md has the sums."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from livekit_pool.stores import firestore, firestore_watch
+from tests.real.until import until
+
+from .metering import Meter
+from .test_firestore_driver import Site, active
+
+pytestmark = pytest.mark.needs("firestore")
+
+BEAT = 1.5
+"""Seconds between heartbeats here; 300 in a pool."""
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
+    return Meter(monkeypatch)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        site = Site(stack)
+        await site.start()
+        yield site
+
+
+async def quiet(meter: Meter, seconds: float = 1.0) -> None:
+    """Wait until nothing has been called for so long."""
+    while True:
+        before = dict(meter.calls)
+        await asyncio.sleep(seconds)
+        if meter.calls == before:
+            return
+
+
+async def test_a_heartbeat_is_one_write_and_a_row_read_for_each_process(
+    site: Site, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firestore, "_HEARTBEAT", BEAT)
+    async with site.pool(), site.pool():
+        await asyncio.sleep(BEAT)  # what there is to say at the start is said
+        meter.reset()
+        await until(lambda: meter.calls["commit"] >= 8, seconds=30, what="four heartbeats each")
+        await quiet(meter, 0.2)
+
+        beats = meter.calls["commit"]
+        assert meter.counted == {"writes": beats, "reads": 2 * beats}
+
+
+async def test_between_heartbeats_nothing_is_called(site: Site, meter: Meter) -> None:
+    async with site.pool(), site.pool():
+        await quiet(meter)
+        meter.reset()
+
+        await asyncio.sleep(5)
+
+        assert meter.calls == {}
+
+
+async def test_a_new_stream_is_a_document_heard_and_one_read(
+    site: Site, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.pool():
+        await quiet(meter)
+        meter.reset()
+    monkeypatch.setattr(firestore_watch, "SILENCE", 0.5)
+    async with site.pool():
+        await quiet(meter, 0.4)
+        meter.reset()
+        await until(lambda: meter.calls["listen"] >= 5, seconds=30, what="five streams")
+        streams = meter.calls["listen"]
+
+        assert meter.calls.keys() == {"listen", "batch_get_documents"}
+        # The newest may not have said all yet.
+        assert 2 * (streams - 1) <= meter.counted["reads"] <= 2 * streams
+
+
+async def test_a_rotation_is_two_writes(site: Site, meter: Meter) -> None:
+    async with site.pool() as driver, site.pool() as other:
+        await quiet(meter)
+        meter.reset()
+
+        await driver.rotate("because", actor="alice", to="blue")
+        await active(other, "blue")
+        await quiet(meter)
+
+        assert meter.counted["writes"] == 2
+        # The document and two rows before the choice; the new document, told to two listeners
+        # and read by the one that has not written it; by the other as well, if it hears of it
+        # before its own write is answered.
+        assert 6 <= meter.counted["reads"] <= 7
+
+
+async def test_a_server_that_dies_is_a_heartbeat_more_of_each(site: Site, meter: Meter) -> None:
+    async with site.pool() as driver, site.pool() as other:
+        await quiet(meter)
+        meter.reset()
+
+        site.down.add("red")
+        await active(driver, "green")
+        await active(other, "green")
+        await quiet(meter)
+
+        # The rotation, and what each process has seen, written and read once or twice.
+        assert 4 <= meter.counted["writes"] <= 6
+        assert meter.counted["reads"] <= 12
