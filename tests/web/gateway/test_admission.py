@@ -224,7 +224,7 @@ async def test_an_answer_counts_only_if_the_room_has_not_moved_unheard() -> None
             # As another process does it whose notice has not come yet.
             there = Placement(room="standup", server="green", revision=2)
             store = setting.pool.driver.store
-            store._put(there, setting.pool.now())  # type: ignore[attr-defined]  # in memory
+            store._rooms.put(there, setting.pool.now())  # type: ignore[attr-defined]  # in memory
         await line.joins()
 
     async with a_pool(moves) as setting:
