@@ -685,7 +685,7 @@ async def test_a_piece_of_a_body_is_written_unless_the_client_does_not_read() ->
     clock = cast(asyncio.AbstractEventLoop, Clock())
     protocol = HttpProtocol(config, ServerState(), {}, clock)
     protocol.connection_made(wire)
-    protocol.on_message_begin()
+    protocol.data_received(b"GET / HT")
     writer = BodyWriter.of(cast(dict[str, Any], protocol.scope))
     assert writer is not None
     assert writer.write(BodyWriter.piece(b"x" * 17))
