@@ -145,6 +145,7 @@ class Upstream(asyncio.Protocol):
         behind = self._buffer or b""
         self.relay = relay
         self._answered = self._buffer = self.answer = None
+        self.since = math.inf  # a number of its own is memory for as long as the session lasts
         return behind
 
     def let_go(self) -> None:
