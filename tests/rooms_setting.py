@@ -49,6 +49,7 @@ class FakeDriver:
         self.servers = dict.fromkeys(NAMES)
         self.step: Step | None = None
         self.store_ok = True
+        self.made_last: list[str] = []  # in the order in which they made a room, newest first
         self.having: dict[str, set[str]] = {}
         self.answers_in = 0.0
         self.asked = 0
@@ -84,10 +85,13 @@ class FakeDriver:
     def active_server(self) -> str:
         return self.document.active_server if self.step is None else self.step.server
 
-    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    async def where(
+        self, rooms: Sequence[str], *, occupied: bool = False
+    ) -> Mapping[str, Sequence[str]]:
         self.asked += 1
         await asyncio.sleep(self.answers_in)
-        found = {room: [n for n in NAMES if room in self.having.get(n, ())] for room in rooms}
+        order = self.made_last or NAMES
+        found = {room: [n for n in order if room in self.having.get(n, ())] for room in rooms}
         return {room: servers for room, servers in found.items() if servers}
 
     def store_failed(self, error: StoreError) -> None:
@@ -109,7 +113,11 @@ class FakeDriver:
 
     async def fresh(self, revision: int = 0) -> Document:
         if self.machine.document is None or (self.stalled and self.store_ok):
-            return await self.reload()
+            try:
+                return await self.reload()
+            except StoreError:
+                if self.machine.document is None:
+                    raise
         return self.document
 
     async def reload(self) -> Document:

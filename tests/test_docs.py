@@ -315,16 +315,16 @@ def test_each_public_name_is_there() -> None:
 
 def test_each_package_has_its_reason() -> None:
     project = tomllib.loads(text("pyproject.toml"))
-    groups = [
+    needed = [
         project["project"]["dependencies"],
         *project["project"]["optional-dependencies"].values(),
-        *project["dependency-groups"].values(),
     ]
+    groups = [*needed, *project["dependency-groups"].values()]
     packages = {re.split(r"[<>=;\[ ]", each)[0] for group in groups for each in group}
     told = section("CONTRIBUTING.md", "Dependencies")
     assert not {package for package in packages if f"`{package}`" not in told}
     table = set(re.findall(r"^\| `([\w-]+)`", told, re.MULTILINE))
-    assert table == {re.split(r"[<>=;\[]", each)[0] for group in groups[:2] for each in group}
+    assert table == {re.split(r"[<>=;\[]", each)[0] for group in needed for each in group}
 
 
 def test_each_part_of_the_package_is_there() -> None:

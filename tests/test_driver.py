@@ -11,7 +11,7 @@ import pytest
 
 from livekit_pool import observe
 from livekit_pool.core.actions import Announce
-from livekit_pool.core.document import Document, Rotation
+from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver, loop, tasks
@@ -216,6 +216,56 @@ async def test_a_last_rotation_in_another_age_is_no_time_to_go_by() -> None:
             SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
         ) as second:
             assert second.now() < NOON + HOUR
+
+
+async def rotated_by_another(store: Store) -> None:
+    """Another process has written revision 2, without a notice to this one."""
+    document = (await MemoryStore.load(store)).document
+    assert document is not None
+    after, rotation = rotated(
+        document,
+        to="green",
+        names=("red", "green"),
+        cause=Cause.MANUAL,
+        reason="",
+        actor="another",
+        now=store.clock,
+    )
+    await MemoryStore.swap(store, document.revision, after, "another", rotation)
+
+
+class SlowStore(Store):
+    """One whose loads were read a while before they are answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.loads = 0
+
+    async def load(self) -> Loaded:
+        loaded = await super().load()
+        self.loads += 1
+        await self.answers.wait()
+        return loaded
+
+
+async def test_who_asks_for_a_reading_gets_one_that_begins_after() -> None:
+    store = SlowStore()
+    async with driving(store, FakeProber()) as driver:
+        store.answers.clear()
+        before = store.loads
+        early = asyncio.ensure_future(driver.reload())
+        await until(lambda: store.loads == before + 1)
+        await rotated_by_another(store)
+
+        late = [asyncio.ensure_future(driver.reload()) for _ in range(5)]
+        await asyncio.sleep(0)
+        store.answers.set()
+
+        assert {document.revision for document in await asyncio.gather(*late)} == {2}
+        assert (await early).revision in (1, 2)
+        assert store.loads == before + 2, "shared"
 
 
 async def test_nothing_is_left_running_at_the_end() -> None:

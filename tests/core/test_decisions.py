@@ -12,7 +12,7 @@ from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rota
 from livekit_pool.core.events import FaultSeen, FaultSource, Probed, ProbeOutcome
 from livekit_pool.core.faults import PendingFaults
 from livekit_pool.core.health import HealthBook
-from livekit_pool.core.situation import FRESH
+from livekit_pool.core.situation import FRESH, WITNESS
 from tests.core.samples import (
     FAILED,
     NAMES,
@@ -154,6 +154,18 @@ SEEN_ELSEWHERE = [
     pytest.param(({},), False, id="nothing was said yet"),
     pytest.param(({"green": False},), False, id="said of another server"),
 ]
+
+
+def test_who_says_nothing_about_a_silent_server_may_be_gone_with_it() -> None:
+    here = replace(situation(document(), silent_red()), elsewhere=({},))
+    for elsewhere, waited, leaves in (
+        (({},), WITNESS - 0.1, False),
+        (({},), WITNESS, True),
+        (({"green": True},), WITNESS, True),
+        (({}, {"red": True}), 100.0, False),
+    ):
+        decision = decide(replace(here, elsewhere=elsewhere, unwitnessed_from=here.now - waited))
+        assert (decision.document is not None) is leaves, (elsewhere, waited)
 
 
 def silent_red() -> HealthBook:

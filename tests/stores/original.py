@@ -89,7 +89,14 @@ class OriginalClient(Console):
 
     def is_at(self, index: int) -> Callable[[], bool]:
         """Whether it has followed to that position."""
-        return lambda: self.index == index
+
+        def there() -> bool:
+            if not self._watch.is_active:
+                # Google's Python client gives a stream up for good where its others begin anew.
+                self._watch = self.document.on_snapshot(self._on_snapshot)
+            return self.index == index
+
+        return there
 
     async def make(self) -> None:
         """Make the document as the original does on its first run."""

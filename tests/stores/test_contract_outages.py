@@ -359,7 +359,7 @@ class TestLostAnswer:
             async def applied() -> bool:
                 return bool((await other.load()).document or await other.ledger())
 
-            proxy.mute()
+            proxy.mute_from_the_next_write()
             writing = asyncio.create_task(timed(WRITES[name](store, first_document())))
             await until(applied, seconds=BOUND, what="the write is applied")
             await proxy.refuse()

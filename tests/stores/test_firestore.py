@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -11,9 +12,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import Aborted
+from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 
 from livekit_pool.core.document import Cause, Document, Mark, new_document, rotated
-from livekit_pool.exceptions import ConfigurationError, StoreCorrupt
+from livekit_pool.exceptions import ConfigurationError, StoreCorrupt, StoreUnavailable
 from livekit_pool.stores.base import SwapOutcome
 from livekit_pool.stores.firestore import FirestoreStore
 from tests.real.until import until
@@ -384,6 +387,28 @@ class TestEditedDocument:
 
         assert answer.outcome is SwapOutcome.WON
         assert [entry.reason for entry in await store.history()] == ["restored", "kept"]
+
+
+@pytest.mark.parametrize("times", [2, 1000])
+async def test_a_lock_that_others_hold_is_waited_for(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    await store.create(first(), "a")
+    commit, calls = FirestoreAsyncClient.commit, itertools.count(1)
+
+    async def locked(*arguments: Any, **settings: Any) -> Any:
+        if next(calls) <= times:
+            raise Aborted("Transaction lock timeout.")  # type: ignore[no-untyped-call]
+        return await commit(*arguments, **settings)
+
+    monkeypatch.setattr(FirestoreAsyncClient, "commit", locked)
+    begin = time.monotonic()
+    if times == 2:
+        assert (await store.swap(1, following(first()), "b")).outcome is SwapOutcome.WON
+    else:
+        with pytest.raises(StoreUnavailable, match="too many writes"):
+            await store.swap(1, following(first()), "b")
+        assert time.monotonic() - begin < 5
 
 
 async def test_a_restoration_takes_a_long_history_with_it(store: FirestoreStore) -> None:

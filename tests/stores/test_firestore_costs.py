@@ -48,6 +48,7 @@ async def test_a_heartbeat_is_one_write_and_a_row_read_for_each_process(
     monkeypatch.setattr(firestore, "_HEARTBEAT", BEAT)
     async with site.pool(), site.pool():
         await asyncio.sleep(BEAT)  # what there is to say at the start is said
+        await quiet(meter, 0.3)
         meter.reset()
         await until(lambda: meter.calls["commit"] >= 8, seconds=30, what="four heartbeats each")
         await quiet(meter, 0.2)

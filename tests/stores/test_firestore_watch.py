@@ -25,6 +25,7 @@ from tests.real.until import until
 from .emulator import Emulator
 from .original import Console
 from .outages import told
+from .tcp_proxy import TcpProxy
 from .values import first_document, following
 
 State = types.TargetChange.TargetChangeType
@@ -256,6 +257,22 @@ class TestOutage:
             assert (await store.load()).document == again
             await store.swap(3, following(again), "c")
             await told(watch, lambda notice: notice in (Changed(4), Resync()))
+
+
+@pytest.mark.needs("firestore")
+async def test_closing_ends_calls_under_way_in_an_error_of_the_store() -> None:
+    emulator = Emulator.shared()
+    async with TcpProxy(emulator.port) as proxy:
+        url = f"firestore://pool-{secrets.token_hex(8)}/system/livekitPool"
+        store = FirestoreStore(url, emulator=f"127.0.0.1:{proxy.port}")
+        async with store:
+            proxy.black_hole()
+            calls = [asyncio.create_task(call) for call in (store.load(), store.rows())]
+            await asyncio.sleep(0.05)
+
+        for call in calls:
+            with pytest.raises(StoreUnavailable, match="not open any more"):
+                await call
 
 
 async def again_at(store: FirestoreStore, revision: int) -> Document:

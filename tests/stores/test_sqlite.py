@@ -17,6 +17,7 @@ import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,20 @@ class TestDamage:
             assert (await store.load()).document == first_document()
 
         assert [record.message for record in caplog.records] == ["Document repaired"]
+
+    @pytest.mark.parametrize(("field", "value"), [("revision", "99"), ("lineage", "'x'")])
+    async def test_what_the_columns_say_counts(self, path: Path, field: str, value: str) -> None:
+        """Swaps go by them: a document that says otherwise could never be changed."""
+        async with store_at(path) as store:
+            first = first_document()
+            await store.create(first, "a")
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute(f"UPDATE document SET content = json_set(content, '$.{field}', {value})")
+
+            assert (await store.load()).document == first
+            lost = await store.swap(5, replace(first, revision=6), "b")
+            assert lost.document == first
+            assert (await store.swap(1, following(first), "c")).outcome is SwapOutcome.WON
 
     async def test_of_the_history_leaves_the_document_alone(self, path: Path) -> None:
         """A rotation that cannot be written down does not happen."""

@@ -86,6 +86,10 @@ class FakePool:
             raise NoAnswer("there is no document yet")
         return self._document
 
+    async def fresh(self, revision: int = 0) -> Document:
+        self.calls.append(("fresh", {"revision": revision}))
+        return self.document
+
     def announce(self, document: Document | None, rotation: Rotation | None = None) -> None:
         """Follow ``document`` from now on, and say so; None: have none, and say nothing."""
         self._document = document

@@ -26,7 +26,7 @@ from tests.web.fake_pool import (
     document,
     rotation,
 )
-from tests.web.served import Served, serving
+from tests.web.served import Served, serving, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,17 @@ async def test_a_listener_that_returns_gets_what_it_missed(pool: FakePool, serve
 async def test_a_listener_that_missed_nothing_gets_the_state(served: Served, known: str) -> None:
     async with listening(served, {**VIEWER, "Last-Event-ID": known.encode()}) as stream:  # type: ignore[dict-item]  # httpx takes bytes
         assert await stream.event() == state(7, "green")
+
+
+async def test_who_knows_more_than_this_process_is_told_nothing_older(
+    pool: FakePool, served: Served
+) -> None:
+    """Another process told it of revision 8, of which this one has not heard yet."""
+    async with listening(served, {**VIEWER, "Last-Event-ID": "8"}) as stream:
+        await until(lambda: ("fresh", {"revision": 8}) in pool.calls)
+        pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
+        pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+        assert await stream.event() == rotated(9, "blue", "red")
 
 
 async def test_without_the_history_the_state_still_comes(pool: FakePool, served: Served) -> None:

@@ -68,7 +68,7 @@ class RowsSeen:
         lists: names of the servers that each live process has, in its order.
         health: server -> up, as the process that probes on this machine sees it.
         elsewhere: the same for each other machine on which a process lives: empty for one whose
-            process has not said anything yet.
+            processes have said nothing lately.
         participants: connected through all live processes together.
         agreed: whether all live processes have the same list, to the keys.
     """

@@ -86,6 +86,7 @@ __all__ = [
 
 _LONGEST_RETRY: Final = 10
 _EARLY_LIMIT: Final = 100
+_LOST_PAUSE: Final = 0.25
 
 
 class Role(StrEnum):
@@ -133,6 +134,7 @@ class PoolMachine:
         self._swap: Swap | Restore | None = None
         self._swap_for: Asked | None = None
         self._swap_unknown = False
+        self._decides_at = -math.inf
 
     # --- what others ask -------------------------------------------------------------------
 
@@ -373,6 +375,9 @@ class PoolMachine:
 
     def _swap_answered(self, event: SwapAnswered, now: float) -> None:
         self._find(event.document, now)
+        if not event.won and _is_unexplained(self._swap, event.document):
+            # To ask again at once would only be asking without end.
+            self._decides_at = now + _LOST_PAUSE
         if self._swap is not None and self._swap.operation == event.operation:
             self._swap_ended(self._swap, won=event.won)
 
@@ -451,7 +456,7 @@ class PoolMachine:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
             return
-        if self._swap is not None:
+        if self._swap is not None or now < self._decides_at:
             return
         if self._restore(self.document, now):
             return
@@ -484,6 +489,7 @@ class PoolMachine:
             lists=None if self._rows is None else self._rows.lists,
             elsewhere=() if self._rows is None else self._rows.elsewhere,
             agreed=self._rows is None or self._rows.agreed,
+            unwitnessed_from=self._told.get((NoteEvent.UNWITNESSED, document.active_server)),
             participants=0 if self._rows is None else self._rows.participants,
             active_from=self._active_from,
             foreign_from=self._foreign_from,
@@ -501,6 +507,11 @@ class PoolMachine:
         self._told = {key: self._told.get(key, now) for key in true}
 
 
+def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool:
+    """Whether the store refuses ``swap`` although what it shows is what that expected."""
+    return isinstance(swap, Swap) and there is not None and there.revision <= swap.expected
+
+
 def _has_same_active(document: Document, current: Document) -> bool:
     """Whether the active server is the same, and was so all the time between the two."""
     return (document.lineage, document.active_since) == (current.lineage, current.active_since)
@@ -511,7 +522,7 @@ def _tells_of(document: Document, rotation: Rotation) -> bool:
     return (
         document.active_since == rotation.revision
         and document.active_server == rotation.to
-        and document.last_rotation == rotation.at
+        and abs(document.last_rotation - rotation.at) < 0.001  # stores keep less than a float
         and document.actor == rotation.actor
         and document.reason == rotation.reason
     )

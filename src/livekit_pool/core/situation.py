@@ -14,7 +14,13 @@ from .events import ProbeOutcome
 from .faults import COOLS, PendingFaults
 from .health import Evidence, HealthBook, Settings
 
-__all__ = ["FRESH", "Situation"]
+__all__ = ["FRESH", "WITNESS", "Situation"]
+
+WITNESS: Final = 6.0
+"""
+Seconds that other machines have to say what they see of a silent server: as long as a process
+counts as living without a heartbeat, where those cost next to nothing.
+"""
 
 FRESH: Final = 2.0
 """
@@ -36,6 +42,7 @@ class Situation:
         participants: connected through all live processes together.
         agreed: whether all live processes have the same list, to the keys.
         faults: the pending ones against the active server.
+        unwitnessed_from: when it began to wait for a second witness, if it does.
         active_from: when this process learned that the active server is active. A probe that
             began before is no evidence against it: it may have been left and be active again.
         foreign_from: when this process first saw the foreign index in the document, if any.
@@ -51,6 +58,7 @@ class Situation:
     participants: int
     elsewhere: tuple[Mapping[str, bool], ...] = ()
     agreed: bool = True
+    unwitnessed_from: float | None = None
     active_from: float
     foreign_from: float | None
     now: float
@@ -98,13 +106,15 @@ class Situation:
         Whether ``evidence`` against the active server lacks a second witness.
 
         A refusal comes from the server's side. Silence may be this machine's own network: where
-        processes live on other machines, one of those must see the server down too.
+        processes live on other machines, one of those must see the server down too. If none of
+        them says anything about it for `WITNESS` seconds, they may be gone with it.
         """
-        return (
-            evidence.outcome is ProbeOutcome.SILENT
-            and bool(self.elsewhere)
-            and not any(seen.get(self.active) is False for seen in self.elsewhere)
-        )
+        if evidence.outcome is not ProbeOutcome.SILENT or not self.elsewhere:
+            return False
+        said = {seen[self.active] for seen in self.elsewhere if self.active in seen}
+        if said:
+            return False not in said
+        return self.unwitnessed_from is None or self.now < self.unwitnessed_from + WITNESS
 
     def window(self, participants: int = 0) -> float:
         """Seconds over which to spread the moves of so many participants (0: of all)."""

@@ -6,8 +6,8 @@ A step chooses the next server in the list that is neither cooling nor drained t
 processes which see the same servers dead step to the same one. It is provisional: it has no
 revision, and when the store is back its document wins. The step becomes a rotation only if
 nobody changed the active server meanwhile, a fresh probe of it still fails, and no living
-process on another machine sees it up; else the rooms go back. Silence confirms it only with a
-second witness, as everywhere.
+process on another machine sees it up; else the rooms go back. A step by silence needs no second
+witness, since nobody can be asked; to confirm it by silence needs one, as everywhere.
 """
 
 from __future__ import annotations

@@ -153,7 +153,9 @@ class Driver:
         self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
+        # The reading of the document that is under way, and the one that begins after it.
         self._loading: asyncio.Task[Document] | None = None
+        self._next_loading: asyncio.Task[Document] | None = None
 
     # -- life --
 
@@ -181,9 +183,10 @@ class Driver:
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.end()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+        for reading in (self._next_loading, self._loading):
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
         self._asking.end()
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(2):
@@ -280,29 +283,40 @@ class Driver:
         """
         The document, read again if this loop stalled or if ``revision`` is newer than ours.
 
-        While the store is known to be away, the newest document that was read is the answer.
+        While the store is away, or fails, the newest document that was read is the answer.
 
         Raises:
             NoAnswer: there is none.
-            StoreError: it had to be read, and the store did not answer.
+            StoreError: the store did not answer, and never did.
         """
         if self.machine.document is not None and not self._store_ok:
             return self.document
-        if self.stalled() or self.machine.document is None or self.document.revision < revision:
+        held = self.machine.document
+        if held is not None and not self.stalled() and held.revision >= revision:
+            return held
+        try:
             return await self.reload()
-        return self.document
+        except StoreError:
+            if held is None:
+                raise
+            return self.document  # the store has failed just now: it is away
 
     async def reload(self) -> Document:
-        """Read the document again; several callers share one reading."""
-        if self._loading is None:
-            self._loading = asyncio.ensure_future(self._load())
-            self._loading.add_done_callback(self._loaded)
-        return await asyncio.shield(self._loading)
+        """
+        Read the document again; several callers share one reading.
 
-    def _loaded(self, task: asyncio.Task[Document]) -> None:
-        self._loading = None
-        if not task.cancelled():
-            task.exception()  # whoever waits gets it; nobody may
+        It begins after the call: one that is under way may have read what is outdated now.
+        """
+        if self._next_loading is None:
+            self._next_loading = asyncio.ensure_future(self._load_after(self._loading))
+            self._next_loading.add_done_callback(_seen)
+        return await asyncio.shield(self._next_loading)
+
+    async def _load_after(self, under_way: asyncio.Task[Document] | None) -> Document:
+        if under_way is not None:
+            await asyncio.wait([under_way])
+        self._loading, self._next_loading = self._next_loading, None
+        return await self._load()
 
     def listen(self, listener: Callable[[Announce], None]) -> Callable[[], None]:
         """Call ``listener`` with each newer document; returns what undoes it."""
@@ -332,9 +346,11 @@ class Driver:
         """Probe ``server`` at once, unless a probe of it is under way."""
         return self._probing.probe(server)
 
-    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    async def where(
+        self, rooms: Sequence[str], *, occupied: bool = False
+    ) -> Mapping[str, Sequence[str]]:
         """Which servers have each of ``rooms``; see `Probing.where`."""
-        return await self._probing.where(rooms)
+        return await self._probing.where(rooms, occupied=occupied)
 
     def fault(
         self,
@@ -491,7 +507,7 @@ class Driver:
     def store_answered(self) -> None:
         """The store answered: if it was away, it is read again before it counts as back."""
         if not self._store_ok and (self._return is None or self._return.done()):
-            self._return = self.spawn(self._come_back())
+            self._return = self._tasks.spawn(self._come_back())
 
     def store_failed(self, error: StoreError) -> None:
         """The store did not answer: from now on this process goes by what it knows."""
@@ -502,6 +518,7 @@ class Driver:
         if not self._store_ok:
             return
         self._store_ok = False
+        self._news.set()  # look soon whether it is back
         event = observe.STORE_CORRUPT if isinstance(error, StoreCorrupt) else observe.STORE_AWAY
         observe.event(event, logging.WARNING, store=self.store.url, detail=self._store_detail)
         self.feed(StoreSeen(ok=False))
@@ -523,13 +540,14 @@ class Driver:
         self._store_changed.tell(True)
 
     async def _read_again(self) -> None:
+        await self.store.beat(self.row())
+        await self._read_rows()
+        # Last, with nothing to wait for after it: a swap that fails meanwhile waits for this.
         before = self.machine.document
         loaded = await self.store.load()
         self._clock.sync(loaded)
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
-        await self.store.beat(self.row())
-        await self._read_rows()
 
     async def _watch(self) -> None:
         while True:
@@ -591,6 +609,7 @@ class Driver:
 
     async def _beats(self) -> None:
         while True:
+            self._news.clear()  # what is news from now on is told in the next one
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self.store.beat(self.row())
@@ -598,7 +617,6 @@ class Driver:
                 self.store_answered()
             except (StoreError, TimeoutError) as error:
                 self._store_failed(error)
-            self._news.clear()
             urgent = not self._store_ok or self.machine.wants_witness
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT if urgent else self.store.heartbeat):
@@ -606,7 +624,7 @@ class Driver:
 
     async def _read_rows(self) -> int:
         self.rows = await self.store.rows()
-        seen = seen_in(self.rows, self.row())
+        seen = seen_in(self.rows, self.row(), self.now())
         self.feed(seen)
         return seen.participants
 
@@ -622,3 +640,9 @@ class Driver:
                     exists = server and await self._prober.room_exists(server, placement.room)
                     if exists is False or server is None:
                         await self.store.lapse(placement, 60.0)
+
+
+def _seen(reading: asyncio.Task[Document]) -> None:
+    """Whoever waits for ``reading`` gets its error; it may be that nobody does."""
+    if not reading.cancelled():
+        reading.exception()

@@ -7,16 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..core.events import RowsSeen
-from ..stores.base import ProcessRow
+from ..stores.base import LIVING, ProcessRow
 
 __all__ = ["seen_in"]
 
 
-def seen_in(rows: Sequence[ProcessRow], own: ProcessRow) -> RowsSeen:
+def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen:
     """
     What the living processes' ``rows`` say to the process of the row ``own``.
 
-    Its own row counts as it is now, and whether or not the store has it yet.
+    Its own row counts as it is now, and whether or not the store has it yet. What a row says of
+    health counts for `LIVING` seconds from ``now`` back, also in a store where rows live longer:
+    its process may be gone with the very server that it saw up.
     """
     others = [row for row in rows if row.process != own.process]
     everybody = [*others, own]
@@ -24,7 +26,7 @@ def seen_in(rows: Sequence[ProcessRow], own: ProcessRow) -> RowsSeen:
     elsewhere: dict[str, dict[str, bool]] = {}
     for row in others:
         seen = elsewhere.setdefault(row.host, {}) if row.host != own.host else here
-        if row.probing:
+        if row.probing and now - row.beat <= LIVING:
             seen.update(_sight(row))
     return RowsSeen(
         lists=tuple(row.names for row in everybody),

@@ -85,9 +85,11 @@ class Probing:
         """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
         return self._passed.get(server, 0.0) >= moment
 
-    async def where(self, rooms: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    async def where(
+        self, rooms: Sequence[str], *, occupied: bool = False
+    ) -> Mapping[str, Sequence[str]]:
         """
-        Ask the servers, but those seen down, for ``rooms``.
+        Ask the servers, but those seen down, for ``rooms``; only for ``occupied`` ones if so asked.
 
         Returns:
             for each room that any of them has the names of those servers: first those where
@@ -103,6 +105,8 @@ class Probing:
         found: dict[str, list[tuple[bool, float, str]]] = {}
         for server, listed in zip(asked, lists, strict=True):
             for name, room in listed.items():
+                if occupied and not room.participants:
+                    continue
                 rank = (room.participants > 0, room.created, server.name)
                 found.setdefault(name, []).append(rank)
         return {

@@ -20,6 +20,8 @@ from ..stores.base import Ledger, Store, SwapOutcome, Swapped
 
 __all__ = ["Writing"]
 
+_AGAIN: Final = 1.0
+
 COPY: Final = 60.0
 """Seconds between two readings of the ledger, which this process keeps in case it is lost."""
 
@@ -34,6 +36,7 @@ class Writing:
         self._store = store
         self._rotations: deque[Rotation] = deque(maxlen=REMEMBERED)
         self._ledger: Ledger = {}
+        self._ledger_lost = asyncio.Event()
 
     def remember(self, rotations: Iterable[Rotation]) -> None:
         """Keep these, in the order of their revisions."""
@@ -52,8 +55,7 @@ class Writing:
             _say(action)
         if won and isinstance(action, Restore):
             self._rotations.append(action.note)
-            with contextlib.suppress(StoreError):  # it is brought back with the next one, else
-                await self._store.count(self._ledger)
+            self._ledger_lost.set()
         return SwapAnswered(operation=action.operation, won=won, document=swapped.document)
 
     async def _ask(self, action: Swap | Restore) -> Swapped:
@@ -67,11 +69,19 @@ class Writing:
         )
 
     async def keep_copies(self) -> None:
-        """Read what only the store has, again and again, so that it can be brought back."""
+        """Read the ledger, again and again, and bring it back with a document that was lost."""
         while True:
             with contextlib.suppress(StoreError):
                 self._ledger = _merged(self._ledger, await self._store.ledger())
-            await asyncio.sleep(max(COPY, self._store.heartbeat))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(COPY, self._store.heartbeat)):
+                    await self._ledger_lost.wait()
+            while self._ledger_lost.is_set():
+                try:
+                    await self._store.count(self._ledger)
+                    self._ledger_lost.clear()
+                except StoreError:
+                    await asyncio.sleep(_AGAIN)
 
 
 def _say(action: Swap | Restore) -> None:

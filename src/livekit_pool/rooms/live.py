@@ -13,17 +13,17 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from ..core.actions import Announce
-from ..core.document import Document
 from ..driver import Driver
 from ..exceptions import StoreError
 from ..stores.base import Placement, Settling, Stale
-from .placing import Placing
+from .placing import STALE_PAUSE, Placing
 
 __all__ = ["Room", "Rooms", "Session"]
 
@@ -150,10 +150,10 @@ class Rooms:
         driver = self._driver
         if driver.machine.document is None and known is not None and known.server in driver.servers:
             return known
-        if known is not None and not self._placing.shared:
+        if known is not None and not driver.store_ok:
             self._believe(known)
         while True:
-            document = await self._fresh()
+            document = await driver.fresh()
             room = self._rooms.get(name)
             if room is not None and room.sessions and room.placement is not None:
                 # It is followed: whoever joins confirms it at the end, with the store.
@@ -161,7 +161,10 @@ class Rooms:
             await self._wait_after_gap(name)
             answer = await self._placing.place(name, driver.active_server, document.revision)
             if isinstance(answer, Stale):
+                before = driver.document.revision
                 await self._read_again()
+                if driver.document.revision == before:
+                    await asyncio.sleep(STALE_PAUSE)
                 continue
             if answer.revision > driver.document.revision:
                 await self._read_again()
@@ -184,15 +187,6 @@ class Rooms:
                 return None
             self._learn(placement)
         return None if self._outdated(placement) else placement
-
-    async def _fresh(self) -> Document:
-        """The document as `Driver.fresh` has it; should the store fail just now, the last one."""
-        try:
-            return await self._driver.fresh()
-        except StoreError:
-            if self._driver.machine.document is None:
-                raise
-            return self._driver.document
 
     async def _read_again(self) -> None:
         """Read the document again; where the store does not answer, the last one counts."""
@@ -264,6 +258,8 @@ class Rooms:
         driver = self._driver
         if driver.machine.document is None or placement.server == driver.active_server:
             return False
+        if not self._placing.shared and not driver.joinable(placement.server):
+            return True  # by whatever revision it came there
         if driver.step is not None:
             return not driver.joinable(placement.server)
         return placement.revision < driver.document.active_since
@@ -433,7 +429,8 @@ class Rooms:
     async def _mend(self) -> None:
         """While the store tells nothing: find rooms that others moved, and follow them."""
         while True:
-            await asyncio.sleep(MENDS)
+            # By chance, lest two who are both cut off follow each other at once.
+            await asyncio.sleep(MENDS * random.uniform(0.5, 1.5))
             lately = time.monotonic() - 2 * MENDS
             held = [p for p in self._held() if self._moved_at.get(p.room, -math.inf) < lately]
             for stray in await self._placing.strays(held):

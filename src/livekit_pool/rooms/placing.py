@@ -17,10 +17,13 @@ from ..driver import Driver
 from ..exceptions import StoreError
 from ..stores.base import Placement, Prompt, Settling, Stale
 
-__all__ = ["Placing"]
+__all__ = ["STALE_PAUSE", "Placing"]
 
 ASKING: Final = 0.6
 """Seconds that servers have to say whether they have a room."""
+
+STALE_PAUSE: Final = 0.05
+"""Seconds before a room is placed again after the document was found to be another one."""
 
 AFTER_ROTATION: Final = 60.0
 """Seconds after a rotation's window in which a room may still be where it was before."""
@@ -36,6 +39,8 @@ class Placing:
         # Found out without the store, by room; and those that a step put where they are.
         self._own: dict[str, Placement] = {}
         self._stepped: set[str] = set()
+        # Servers that a room was followed away from while the store is away.
+        self._left: dict[str, set[str]] = {}
 
     @property
     def shared(self) -> bool:
@@ -135,29 +140,41 @@ class Placing:
         """
         Look for rooms of ``held`` that are on two servers, while no store tells where they are.
 
-        Others may have moved a room without this process hearing of it.
+        Others may have moved a room without this process hearing of it. While the store is away
+        they are followed wherever they are, since they may reach it; but never to a server that
+        the room of this process has left in this time, lest two who are both cut off chase each
+        other. Else the copy that was made last counts.
 
         Returns:
-            where those rooms are that somebody made anew elsewhere, and is in.
+            where those rooms are that somebody else is in.
         """
         if self.shared or not held or not self._elsewhere_possible():
             return ()
         try:
             async with asyncio.timeout(10 * ASKING):
-                where = await self._driver.where([placement.room for placement in held])
+                rooms = [placement.room for placement in held]
+                where = await self._driver.where(rooms, occupied=True)
         except TimeoutError:
             return ()
         found = []
         for placement in held:
-            having = where.get(placement.room, ())
-            # Who is not on the server where it should be is on the way to it.
-            if placement.server in having and having[0] != placement.server:
-                moved = Placement(
-                    room=placement.room, server=having[0], revision=placement.revision
-                )
+            server = self._elsewhere(placement, where.get(placement.room, ()))
+            if server is not None:
+                moved = Placement(room=placement.room, server=server, revision=placement.revision)
                 self._own[placement.room] = moved
+                self._left.setdefault(placement.room, set()).add(placement.server)
                 found.append(moved)
         return found
+
+    def _elsewhere(self, placement: Placement, having: Sequence[str]) -> str | None:
+        """The server to follow a room to, of those ``having`` it with somebody in it."""
+        # Who is not on the server where it should be is on the way to it.
+        if placement.server not in having:
+            return None
+        if self._driver.store_ok:
+            return None if having[0] == placement.server else having[0]
+        left = self._left.get(placement.room, ())
+        return next((name for name in having if name not in {placement.server, *left}), None)
 
     def adopt(self, placement: Placement) -> None:
         """Go by ``placement``, which a client brought in a token of this pool's."""
@@ -190,6 +207,7 @@ class Placing:
             return ()
         stepped, self._stepped = self._stepped, set()
         self._own.clear()
+        self._left.clear()
         try:
             return [
                 *await self._store.renew([p for p in held if p.room not in stepped], process),
@@ -207,6 +225,7 @@ class Placing:
             there = await self._store.place(room, document.active_server, document.revision)
             if isinstance(there, Placement):
                 break
+            await asyncio.sleep(STALE_PAUSE)
             document = await self._driver.reload()
         if placement.server != document.active_server:
             return there
@@ -220,7 +239,11 @@ class Placing:
         """Ask the servers which has ``room``; ``server`` if it does, or none of them."""
         having = await self._asked(room) if self._elsewhere_possible() else ()
         found = Placement(room=room, server=server, revision=revision)
-        if having and server not in having:
+        if having and not self._driver.store_ok:
+            # Those who reach the store may have moved it there: it is not for this process, which
+            # does not know of it, to take it back.
+            found = Placement(room=room, server=having[0], revision=revision)
+        elif having and server not in having:
             # At an older revision: it moves to the active server when its time comes.
             before = self._driver.document.active_since - 1
             found = Placement(room=room, server=having[0], revision=before)

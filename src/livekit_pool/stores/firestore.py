@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 from google.cloud.firestore_v1 import types
 
 from ..core.document import Document, Rotation
-from ..exceptions import ConfigurationError, StoreUnavailable
+from ..exceptions import ConfigurationError, StoreOutcomeUnknown, StoreUnavailable
 from . import firestore_values as values
 from .base import (
     Changed,
@@ -247,28 +247,21 @@ class FirestoreStore:
 
     async def count(self, totals: Ledger) -> None:
         check_totals(totals)
-        client, budget = self._open(), Budget()
-        writers = {self._address.below("ledger", writer): writer for writer in totals}
-        while writers:
-            there = await client.read(list(writers), budget)
-            writes = []
-            for name, writer in writers.items():
-                entry = there.get(name)
-                old = None if entry is None else values.read_sums(entry.fields)
-                new = _merged(old or {}, totals[writer])
-                if new != old:
-                    update = types.Document(name=name, fields=values.sums_fields(new))
-                    as_it_was = as_written(entry.update_time if entry else None)
-                    writes.append(types.Write(update=update, current_document=as_it_was))
-            if not writes:
-                return
+        budget, unknown = Budget(), None
+        while totals:
+            again: Exception
             try:
-                await client.commit(writes, budget)
+                await self._merge(totals, budget)
                 return
             except (Conflict, Busy):
-                if budget.spent:
-                    raise Busy("Firestore has too many writes to the ledger at once.") from None
-                await asyncio.sleep(random.uniform(0.01, 0.1))
+                again = Busy("Firestore has too many writes to the ledger at once.")
+            except StoreOutcomeUnknown as error:
+                again = unknown = error  # a sum that is written twice counts once
+            except StoreUnavailable as error:
+                raise unknown or error from None
+            if budget.spent:
+                raise unknown or again
+            await asyncio.sleep(random.uniform(0.05, 0.2))
 
     async def ledger(self) -> Ledger:
         found = await self._open().query("ledger", Budget())
@@ -286,7 +279,7 @@ class FirestoreStore:
         else:
             beat = values.value(values.timestamp(self._clock()))
             write.update.fields["beat"] = beat
-        await client.commit([write], Budget())
+        await client.write([write], Budget())
         self._rooms.beat(row.process, client.now())
 
     async def leave(self, process: str) -> None:
@@ -298,7 +291,7 @@ class FirestoreStore:
             "processes", budget, where=("beat", "LESS_THAN", forgotten), limit=_AT_ONCE
         )
         names = {self._address.below("processes", process), *(row.name for row in rows)}
-        await client.commit([types.Write(delete=name) for name in names], budget)
+        await client.write([types.Write(delete=name) for name in names], budget)
 
     async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
         client = self._open()
@@ -315,6 +308,23 @@ class FirestoreStore:
 
     def _open(self) -> Client:
         return self._record.open()
+
+    async def _merge(self, totals: Ledger, budget: Budget) -> None:
+        """Try once to merge ``totals`` into the ledger. Raises as `Client.commit` does."""
+        client = self._open()
+        writers = {self._address.below("ledger", writer): writer for writer in totals}
+        there = await client.read(list(writers), budget)
+        writes = []
+        for name, writer in writers.items():
+            entry = there.get(name)
+            old = None if entry is None else values.read_sums(entry.fields)
+            new = _merged(old or {}, totals[writer])
+            if new != old:
+                update = types.Document(name=name, fields=values.sums_fields(new))
+                as_it_was = as_written(entry.update_time if entry else None)
+                writes.append(types.Write(update=update, current_document=as_it_was))
+        if writes:
+            await client.commit(writes, budget)
 
     def _now(self) -> float:
         """The store's time."""

@@ -1,5 +1,5 @@
 """
-The connection to Firestore: few calls, each bounded in time, none repeated by itself.
+The connection to Firestore: few calls, each bounded in time, none repeated unasked.
 
 It speaks through the generated client, https://cloud.google.com/python/docs/reference/firestore,
 because the handwritten one repeats a commit whose answer was lost, which then looks lost against
@@ -24,6 +24,7 @@ from google.cloud.firestore_v1.services.firestore.transports import (
     FirestoreGrpcAsyncIOTransport,
 )
 from google.protobuf.wrappers_pb2 import Int32Value
+from grpc import StatusCode
 
 from ..exceptions import ConfigurationError, StoreOutcomeUnknown, StoreUnavailable
 from .firestore_errors import after_read, after_write
@@ -51,6 +52,8 @@ _ALL: Final = 4.5
 _ONE: Final = 2.5
 _CONNECT: Final = 1.2
 _CREDENTIALS: Final = 10.0
+# Seconds until what was lost with a connection is asked for again.
+_AFTER_LOSS: Final = 0.05
 
 
 class Budget:
@@ -135,12 +138,7 @@ class Client:
         request = types.BatchGetDocumentsRequest(
             database=self._address.resource, documents=list(names)
         )
-        answers = await self._answers(
-            self._api.batch_get_documents(
-                request, retry=None, timeout=None, metadata=self._metadata
-            ),
-            budget,
-        )
+        answers = await self._answers(self._api.batch_get_documents, request, budget)
         found = [answer.found for answer in answers if answer.HasField("found")]
         return {document.name: document for document in found}
 
@@ -173,10 +171,7 @@ class Client:
         if limit is not None:
             query.limit = Int32Value(value=limit)
         request = types.RunQueryRequest(parent=self._address.document, structured_query=query)
-        answers = await self._answers(
-            self._api.run_query(request, retry=None, timeout=None, metadata=self._metadata),
-            budget,
-        )
+        answers = await self._answers(self._api.run_query, request, budget)
         return [answer.document for answer in answers if answer.HasField("document")]
 
     async def commit(self, writes: Sequence[types.Write], budget: Budget) -> Any:
@@ -206,6 +201,17 @@ class Client:
         done = types.CommitResponse.pb(response)
         self._heard(done.commit_time)
         return done
+
+    async def write(self, writes: Sequence[types.Write], budget: Budget) -> None:
+        """Do all ``writes``, which are the same when done twice. Raises as `commit` does."""
+        try:
+            await self.commit(writes, budget)
+        except StoreOutcomeUnknown as unknown:
+            await asyncio.sleep(_AFTER_LOSS)
+            try:
+                await self.commit(writes, budget)
+            except StoreUnavailable:
+                raise unknown from None  # the first may be done
 
     async def listen(self, document: str) -> AsyncGenerator[Any, None]:
         """
@@ -241,16 +247,27 @@ class Client:
             # gRPC has a task that waits for more to ask, also where no stream came of it.
             over.set()
 
-    async def _answers(self, call: Awaitable[Any], budget: Budget) -> list[Any]:
+    async def _answers(
+        self, method: Callable[..., Awaitable[Any]], request: Any, budget: Budget
+    ) -> list[Any]:
         async def collect() -> list[Any]:
+            call = method(request, retry=None, timeout=None, metadata=self._metadata)
             return [type(answer).pb(answer) async for answer in await call]
 
-        try:
-            answers = await self._bounded(collect(), budget.left())
-        except GoogleAPICallError as error:
-            raise after_read(error, self._address) from error
-        except TimeoutError:
-            raise StoreUnavailable("Firestore does not answer in time.") from None
+        lost = False
+        while True:
+            await self._connect(budget)
+            try:
+                answers = await self._bounded(collect(), budget.left())
+                break
+            except GoogleAPICallError as error:
+                # A connection that has just been lost may still look like one.
+                if lost or error.grpc_status_code is not StatusCode.UNAVAILABLE:
+                    raise after_read(error, self._address) from error
+                lost = True
+                await asyncio.sleep(_AFTER_LOSS)
+            except TimeoutError:
+                raise StoreUnavailable("Firestore does not answer in time.") from None
         if not answers:
             raise StoreUnavailable("Firestore gave an empty answer.")
         self._heard(answers[-1].read_time)
@@ -261,7 +278,12 @@ class Client:
         self._offset = seconds(moment) - time.monotonic()
 
     async def _connect(self, budget: Budget) -> None:
-        """Make sure that what is sent next can be sent: else nothing is known of a write."""
+        """
+        Wait until something can be sent.
+
+        A connection that was lost is there again in a moment; and of a write that could not be
+        sent it is known that it was not.
+        """
         try:
             await self._bounded(self._channel.channel_ready(), budget.left(_CONNECT))
         except TimeoutError:

@@ -19,6 +19,8 @@ __all__ = ["Line", "LineLost", "LineSilent", "pack"]
 
 # Bytes on their way up to which sending cannot have to wait: asyncio takes 64 KiB without.
 _NEVER_WAITS = 2**15
+# Seconds for answers that have come and were not read yet.
+_GRACE = 0.1
 
 
 class LineLost(Exception):
@@ -61,6 +63,8 @@ class Line:
             heard: called for each message of a subscription, and when the connection has ended.
         """
         self._connection = connection
+        # redis-py has no public way to throw away what could not be sent, and to close at once.
+        self._writer = connection._writer
         self._limit = limit
         self._heard = heard
         self._loop = asyncio.get_running_loop()
@@ -68,6 +72,7 @@ class Line:
         self._bytes = 0
         # One timer for all: each call with one of its own would cost as much as the call.
         self._timer: asyncio.TimerHandle | None = None
+        self._overdue: _Waiting | None = None
         self._lost = False
         self._why: Exception | None = None
         self._reader = asyncio.create_task(self._read())
@@ -119,7 +124,8 @@ class Line:
             self.abandon()
             if isinstance(error, TimeoutError):
                 raise LineSilent from None
-            if isinstance(error, RedisError):
+            if isinstance(error, Exception):
+                # uvloop, say, raises RuntimeError where the other side has just cut it off.
                 raise LineLost from error
             raise
         return await waiting.answer
@@ -133,6 +139,8 @@ class Line:
             self._reader.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        if self._writer is not None:
+            self._writer.transport.abort()
         while self._waiting:
             error = lost()
             error.__cause__ = self._why
@@ -148,11 +156,16 @@ class Line:
         self._timer = None
         if not self._waiting:
             return
-        due = self._waiting[0].since + self._limit
-        if due <= self._loop.time():
-            self.abandon(LineSilent)
-        else:
+        first, now = self._waiting[0], self._loop.time()
+        due = first.since + self._limit
+        if now < due:
             self._timer = self._loop.call_at(due, self._look)
+        elif first is not self._overdue:
+            # Was it this process that stood still? Then the answer has come, and is read first.
+            self._overdue = first
+            self._timer = self._loop.call_later(_GRACE, self._look)
+        else:
+            self.abandon(LineSilent)
 
     async def _read(self) -> None:
         try:
@@ -174,7 +187,6 @@ class Line:
         finally:
             self.abandon()
             self._heard()
-            # Who has much to send, and is not heard, would be waited for in vain.
             with contextlib.suppress(RedisError):
                 await self._connection.disconnect()
 

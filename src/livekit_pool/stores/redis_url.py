@@ -148,10 +148,10 @@ def parse(url: str) -> Address:
     tls = parts.scheme == "rediss"
     allowed = {"db", "prefix", *(_TLS_OPTIONS if tls else ())}
     if not options.keys() <= allowed:
-        raise _refused(f"it takes the options {', '.join(sorted(allowed))} and no other; ")
+        raise _refused(f"the URL of a Redis takes the options {', '.join(sorted(allowed))}")
     prefix = options.get("prefix", _PREFIX)
     if not _PREFIX_ALLOWED.fullmatch(prefix):
-        raise _refused("a prefix is made of letters, digits and . _ : - ; ")
+        raise _refused("the prefix of a Redis store is 1 to 100 letters, digits and . _ : -")
     place = _unix(parts, options) if parts.scheme == "unix" else _tcp(parts, options)
     return Address(
         **place,
@@ -181,9 +181,9 @@ def _unix(parts: SplitResult, options: dict[str, str]) -> dict[str, Any]:
 
 def _db(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise _refused("the number of a database is a whole one from 0; ")
+        raise _refused("the database of a Redis is a number from 0, as in redis://host:6379/0")
     return int(text)
 
 
-def _refused(why: str = "") -> ConfigurationError:
-    return ConfigurationError(f"LIVEKIT_POOL_STORE: {why}{_FORMS}.")
+def _refused(why: str = _FORMS) -> ConfigurationError:
+    return ConfigurationError(f"LIVEKIT_POOL_STORE: {why}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ __all__ = ["LOOKS", "Seen", "Watcher", "placement_from", "seen_from"]
 
 LOOKS = 2.0
 """Seconds after which a message that was lost is made up for."""
+
+_LOG = logging.getLogger(__name__)
 
 # Seconds in which hints are taken for one: a storm of moves is read in few looks.
 _GATHERS = 0.01
@@ -108,8 +111,10 @@ class Watcher:
             self._hint.clear()
             try:
                 seen = await self._look(_NO_MOVES if gap else self._known.moves)
-            except StoreError:
+            except Exception as error:  # the outermost frame: nobody would begin it again
                 # Whoever calls hears of it too. Until a look succeeds anything may happen.
+                if not isinstance(error, StoreError):
+                    _LOG.exception("Redis not looked at")
                 self.gap()
                 await asyncio.sleep(next(pauses))
                 continue

@@ -78,8 +78,8 @@ _Database = sqlite3.Connection
 
 def load(db: _Database, names: Sequence[str]) -> tuple[Document, tuple[str, ...]] | None:
     """The document, and a sentence for each repair it needed."""
-    row = db.execute("SELECT content FROM document").fetchone()
-    return document_from_json(row[0], names) if row else None
+    row = db.execute("SELECT content, lineage, revision FROM document").fetchone()
+    return document_from_json(row[0], names, _beside(row[1], row[2])) if row else None
 
 
 def create(db: _Database, document: Document, operation: str) -> Swapped:
@@ -152,8 +152,13 @@ def history(db: _Database, limit: int, before: int | None) -> Sequence[Rotation]
 
 
 def _stored(db: _Database) -> tuple[Document, str] | None:
-    row = db.execute("SELECT content, operation FROM document").fetchone()
-    return (document_from_json(row[0])[0], row[1]) if row else None
+    row = db.execute("SELECT content, operation, lineage, revision FROM document").fetchone()
+    return (document_from_json(row[0], (), _beside(row[2], row[3]))[0], row[1]) if row else None
+
+
+def _beside(lineage: str, revision: int) -> dict[str, object]:
+    """What the table has in columns too, and goes by."""
+    return {"lineage": lineage, "revision": revision}
 
 
 def _not_written(document: Document, written_by: str, operation: str) -> Swapped:

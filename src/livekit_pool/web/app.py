@@ -114,7 +114,7 @@ def _health(pool: Pool) -> APIRouter:
 
     @routes.get("/pool/readyz", tags=["health"], responses={503: REFUSALS[503]})
     async def readyz() -> Any:
-        """This process has a document, and the store answered lately; 503 if not."""
+        """This process has a document to go by, whether or not the store answers; 503 if not."""
         if pool.ready:
             return {"status": "ok"}
         return error_answer(

@@ -12,6 +12,7 @@ first gets the rotations since then, from the history.
 """
 
 import asyncio
+import contextlib
 import json
 import math
 from collections import deque
@@ -43,6 +44,9 @@ QUEUE: Final = 64
 
 MOST_MISSED: Final = 100
 """Rotations that are told to a listener which returns; of more, the newest."""
+
+AHEAD: Final = 1000
+"""Revisions by which a listener may be ahead; of more, they are those of a lost document."""
 
 _NO_DOCUMENT_PAUSE: Final = 0.5
 # Listeners that are told before others get their turn: some ms.
@@ -294,7 +298,10 @@ class Events:
                 if text:
                     yield text
             # Read now, not before: the history may have told newer things meanwhile.
-            if document := self._document():
+            if document := await self._newest(after):
+                if after is not None and document.revision < after <= document.revision + AHEAD:
+                    # Another process has told it of what this one has not heard of yet.
+                    listener.told = Told(document.lineage, after)
                 listener.told, text = listener.told.state(document, self._pool.step)
                 if text:
                     yield text
@@ -317,6 +324,15 @@ class Events:
             return self._pool.document
         except NoAnswer:
             return None
+
+    async def _newest(self, known: int | None) -> Document | None:
+        """The document; read again if the listener knows of a newer one than this process."""
+        document = self._document()
+        if document is None or known is None or known <= document.revision:
+            return document
+        with contextlib.suppress(StoreError, NoAnswer):
+            return await self._pool.fresh(known if known <= document.revision + AHEAD else 0)
+        return document
 
     async def _missed(self, after: int | None, until: float = math.inf) -> tuple[Rotation, ...]:
         """The rotations of revisions above ``after`` and up to ``until``, oldest first."""

@@ -159,10 +159,10 @@ class Inquiry:
         """Ask the server of ``room``, wherever that goes, until the client is answered."""
         pool, location = self._gateway.pool, self._claims.location
         known = None
-        if location is not None:
+        if location is not None and not pool.without_document:
+            await pool.fresh(location.revision if self._of_this_lineage() else 0)
+        if location is not None and (pool.without_document or self._of_this_lineage()):
             known = Placement(room=room.name, server=location.server, revision=location.revision)
-            if not pool.without_document:
-                await pool.fresh(location.revision if self._of_this_lineage() else 0)
         while True:
             placement = await pool.rooms.resolve(room.name, known)
             if self._request.query.resume and self._outdated(placement):

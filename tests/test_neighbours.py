@@ -1,0 +1,64 @@
+"""What a process learns from the rows of the others."""
+
+from __future__ import annotations
+
+from livekit_pool.driver.neighbours import seen_in
+from livekit_pool.stores.base import LIVING, ProcessRow
+
+NOW = 1_800_000_000.0
+
+
+def row(
+    process: str,
+    host: str,
+    *,
+    health: dict[str, str] | None = None,
+    age: float = 0.0,
+    probing: bool = True,
+    names: tuple[str, ...] = ("red", "green"),
+    fingerprint: str = "f",
+) -> ProcessRow:
+    return ProcessRow(
+        process=process,
+        host=host,
+        started=NOW - 100,
+        names=names,
+        fingerprint=fingerprint,
+        health={name: {"health": seen} for name, seen in (health or {}).items()},
+        sessions={"red": 2},
+        probing=probing,
+        beat=NOW - age,
+    )
+
+
+OWN = row("own", "here")
+
+
+def test_a_process_alone_counts_itself() -> None:
+    seen = seen_in([], OWN, NOW)
+    assert (seen.lists, seen.elsewhere, seen.health) == ((OWN.names,), (), {})
+    assert (seen.participants, seen.agreed) == (2, True)
+
+
+def test_what_others_here_and_elsewhere_see_is_kept_apart() -> None:
+    rows = [
+        OWN,
+        row("a", "here", health={"red": "down", "green": "unknown"}),
+        row("b", "there", health={"red": "up"}),
+        row("c", "there", health={"green": "down"}, probing=False),
+        row("d", "beyond"),
+    ]
+    seen = seen_in(rows, OWN, NOW)
+    assert seen.health == {"red": False}
+    assert seen.elsewhere == ({}, {"red": True})
+    assert seen.participants == 10
+
+
+def test_an_old_row_says_nothing_of_health_but_its_machine_counts() -> None:
+    for age, elsewhere in ((LIVING, {"red": True}), (LIVING + 0.1, {})):
+        seen = seen_in([row("b", "there", health={"red": "up"}, age=age)], OWN, NOW)
+        assert seen.elsewhere == (elsewhere,)
+
+
+def test_lists_that_differ_in_what_rows_do_not_show_are_noticed() -> None:
+    assert not seen_in([row("b", "there", fingerprint="g")], OWN, NOW).agreed
