@@ -97,6 +97,9 @@ def test_identity_is_sub_else_jti_else_empty() -> None:
         pytest.param(signed(b"{"), Refusal.MALFORMED, id="not-json"),
         pytest.param(signed(b"\xff"), Refusal.MALFORMED, id="not-utf-8"),
         pytest.param(signed(b"[]"), Refusal.MALFORMED, id="not-an-object"),
+        pytest.param(
+            signed(json.dumps(good()).encode() + b"{}"), Refusal.MALFORMED, id="two-objects"
+        ),
         pytest.param(signed(b"[" * 90_000), Refusal.MALFORMED, id="deep"),
         pytest.param(signed(b'{"exp": NaN}'), Refusal.MALFORMED, id="nan"),
         pytest.param(signed(without("exp")), Refusal.MALFORMED, id="no-exp"),
@@ -144,6 +147,32 @@ def test_a_token_changed_in_any_part_is_refused(part: int) -> None:
 
     with pytest.raises(TokenError):
         tokens.verify(".".join(parts), POOL, NOW)
+
+
+def test_base64_that_is_not_for_urls_is_refused() -> None:
+    token = next(
+        token
+        for number in range(1000)
+        if {"-", "_"} <= set((token := signed(good(jti=str(number)))).rpartition(".")[2])
+    )
+    message, _, signature = token.rpartition(".")
+    tokens.verify(token, POOL, NOW)
+
+    for other in (
+        signature.replace("-", "+"),
+        signature.replace("_", "/"),
+        signature + "=",
+    ):
+        with pytest.raises(TokenError) as caught:
+            tokens.verify(f"{message}.{other}", POOL, NOW)
+        assert caught.value.code == Refusal.MALFORMED
+
+
+def test_white_space_around_the_claims_is_nothing() -> None:
+    claims = json.dumps(good()).encode()
+
+    assert tokens.verify(signed(b" \n" + claims + b"\r\t"), POOL, NOW).identity
+    assert tokens.verify(signed(claims + b"\n"), POOL, NOW).data == claims + b"\n"
 
 
 def test_times_have_sixty_seconds_of_leeway() -> None:

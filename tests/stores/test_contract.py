@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from livekit_pool.stores.base import (
     Moved,
     Placement,
     ProcessRow,
+    Prompt,
     Resync,
     Settling,
     Stale,
@@ -29,7 +31,7 @@ from livekit_pool.stores.base import (
     Swapped,
 )
 
-from .backends import Backend
+from .backends import BACKENDS, Backend
 from .values import NOON, Clock, first_document, following, process_row, rich_document, rotation_to
 
 Notice = Changed | Moved | Resync
@@ -541,6 +543,111 @@ class TestConfirm:
 
         assert await store.confirm(placement, "p1", NOON + 70) is None
         assert await store.rooms() == {}
+
+
+class TestAtOnce:
+    """What a `Prompt` store does without being waited for; it is what `Store` would do."""
+
+    @pytest.fixture(params=["memory", "sqlite"])  # all others are always to be waited for
+    async def backend(
+        self, request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+    ) -> AsyncIterator[Backend]:
+        backend = BACKENDS[request.param](tmp_path, clock)
+        yield backend
+        await backend.aclose()
+
+    @pytest.fixture
+    def prompt(self, store: Store) -> Prompt:
+        assert isinstance(store, Prompt)
+        return store
+
+    async def test_places_a_room(self, store: Store, other: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placed_now = prompt.place_now("standup", "red", 1)
+
+        assert placed_now == Placement(room="standup", server="red", revision=1)
+        assert await other.placement("standup") == placed_now
+        assert prompt.place_now("standup", "green", 1) == placed_now
+
+    async def test_places_no_room_at_another_revision(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+
+        assert prompt.place_now("standup", "red", 2) is None
+        assert await store.placement("standup") is None
+
+    async def test_confirms_as_a_holder(self, store: Store, other: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+        assert isinstance(await other.move("standup", "green", 2, "p2"), Settling)
+
+    async def test_confirms_no_other_placement(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+
+        assert not prompt.confirm_now(replace(placement, revision=2), "p1", NOON + 10)
+        assert not prompt.confirm_now(replace(placement, server="green"), "p1", NOON + 10)
+        assert not prompt.confirm_now(replace(placement, room="other"), "p1", NOON + 10)
+        assert await store.rooms() == {}
+
+    @pytest.mark.parametrize("server", ["red", "green"])
+    async def test_a_second_time_confirms_what_still_holds(
+        self, store: Store, other: Store, prompt: Prompt, server: str
+    ) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+
+        await other.move("standup", server, 2, "p1")
+        assert not prompt.confirm_now(placement, "p1", NOON + 10)
+
+    async def test_a_second_time_holds_longer(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+        assert prompt.confirm_now(placement, "p1", NOON + 11)
+
+        settling = await store.move("standup", "green", 2, "p2")
+        assert isinstance(settling, Settling)
+        assert settling.until == NOON + 11
+
+    async def test_after_all_were_settled_begins_anew(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+        await store.settled("standup", "p1")
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+
+        assert isinstance(await store.move("standup", "green", 2, "p2"), Settling)
+
+    async def test_each_process_is_a_holder_of_its_own(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        assert prompt.confirm_now(placement, "p1", NOON + 10)
+        assert prompt.confirm_now(placement, "p2", NOON + 10)
+        await store.settled("standup", "p1")
+
+        assert isinstance(await store.move("standup", "green", 2, "p3"), Settling)
+
+    async def test_who_confirms_again_and_again_is_living(
+        self, store: Store, clock: Clock, prompt: Prompt
+    ) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        for _ in range(4):
+            assert prompt.confirm_now(placement, "p1", NOON + 100)
+            clock.turn(living(store) / 2)
+
+        assert await store.rooms() == {"red": 1}
+
+    async def test_a_closed_store_does_nothing(self, store: Store, prompt: Prompt) -> None:
+        await with_document(store)
+        placement = await placed(store, "standup")
+        await store.aclose()
+
+        assert prompt.place_now("standup", "red", 1) is None
+        assert not prompt.confirm_now(placement, "p1", NOON + 10)
 
 
 @placements

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from livekit_pool.web.http import AT_SHUTDOWN, BodyWriter, HttpProtocol
+from livekit_pool.web.upgrade import Head, plain_head
 from tests.web.served import Connection, serving, until
 
 OK = b"GET /%s HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\r\n"
@@ -75,14 +76,17 @@ class Upgraded(asyncio.Protocol):
     made: list[Upgraded]
 
     def __init__(self, **_: Any) -> None:
-        self.received = b""
+        self.head: Head | None = None
         Upgraded.made.append(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
+    def upgraded(self, head: Head) -> None:
+        self.head = head
+        self.transport.write(b"upgraded\n")
+
     def data_received(self, data: bytes) -> None:
-        self.received += data
         self.transport.write(b"got %d\n" % len(data))
 
 
@@ -179,9 +183,17 @@ async def test_what_is_not_http_is_refused_and_the_next_client_is_served(request
         b"GET /rtc?access_token=" + b"a" * 3_000_000,
         UPGRADE + b"X-Large: " + b"a" * 1_000_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 1_001 + b"\r\n",
+        UPGRADE + b"a: b\r\n" * 1_001 + b"\r\n",
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 50_000,
     ],
-    ids=["a line of 1 MB", "a line without end", "an upgrade", "many lines", "lines without end"],
+    ids=[
+        "a line of 1 MB",
+        "a line without end",
+        "an upgrade",
+        "many lines",
+        "many lines of an upgrade",
+        "lines without end",
+    ],
 )
 async def test_a_head_that_is_too_large_is_refused(head: bytes) -> None:
     app = App()
@@ -460,12 +472,56 @@ async def test_a_refused_client_can_not_make_up_for_it() -> None:
         assert app.reached == []
 
 
-async def test_an_upgrade_gets_the_whole_head_and_no_clock() -> None:
+async def test_an_upgrade_is_the_same_in_one_piece_or_in_two() -> None:
+    whole = UPGRADE + b"X-Last: yes\r\n\r\n"
+    async with serving(App(), ws=Upgraded) as served:
+        at_once = await served.connect()
+        at_once.writer.write(whole)
+        await at_once.until(b"\n")
+        in_two = await served.connect()
+        await until(lambda: served.server.server_state.connections)
+        in_two.writer.write(whole[:-1])
+        (waiting,) = served.server.server_state.connections
+        await until(lambda: isinstance(waiting, HttpProtocol) and waiting._uvicorns)
+        in_two.writer.write(whole[-1:])
+        await in_two.until(b"\n")
+
+        first, second = Upgraded.made
+        assert first.head == second.head == plain_head(whole) is not None
+        at_once.close()
+        in_two.close()
+
+
+async def test_an_upgrade_where_there_is_nothing_to_upgrade_to_is_a_request() -> None:
+    app = App()
+    async with serving(app) as served:
+        connection = await served.connect()
+        connection.writer.write(UPGRADE + b"\r\n")
+        answer = await connection.until(b"16 0")
+
+        assert status(answer) == 200
+        assert app.reached == ["/rtc"]
+        connection.close()
+
+
+async def test_a_connection_that_says_nothing_ends_with_the_server() -> None:
+    async with serving(App()) as served:
+        connection = await served.connect()
+        await until(lambda: served.server.server_state.connections)
+        served.server.should_exit = True
+
+        assert await connection.rest() == b""
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_an_upgrade_gets_the_whole_head_and_no_clock(pieces: int) -> None:
     async with serving(App(), http=Impatient, ws=Upgraded) as served:
         connection = await served.connect()
-        connection.writer.write(UPGRADE[:20])
-        await connection.writer.drain()
-        connection.writer.write(UPGRADE[20:] + b"X-Last: yes\r\n\r\n")
+        if pieces == 2:
+            connection.writer.write(UPGRADE[:20])
+            await until(lambda: Upgraded.made or served.server.server_state.connections)
+        rest = UPGRADE[20:] if pieces == 2 else UPGRADE
+        connection.writer.write(rest + b"X-Last: yes\r\n\r\n")
         await connection.until(b"\n")
         for _ in range(3):  # longer than a head may take
             await served.ask(b"GET")
@@ -473,9 +529,9 @@ async def test_an_upgrade_gets_the_whole_head_and_no_clock() -> None:
 
         assert await connection.until(b"\n") == b"got 6\n"
         (upgraded,) = Upgraded.made
-        head = upgraded.received.removesuffix(b"frames")
-        assert head.startswith(b"GET /rtc?access_token=abc HTTP/1.1\r\n")
-        assert head.endswith(b"x-last: yes\r\n\r\n")
+        assert upgraded.head is not None
+        assert upgraded.head.target == b"/rtc?access_token=abc"
+        assert upgraded.head.fields[-1] == (b"x-last", b"yes")
         connection.close()
 
 
@@ -487,7 +543,8 @@ async def test_an_upgrade_with_a_large_offer_arrives_whole() -> None:
         await connection.until(b"\n")
 
         (upgraded,) = Upgraded.made
-        assert upgraded.received.startswith(b"GET /rtc?access_token=" + offer + b" HTTP/1.1\r\n")
+        assert upgraded.head is not None
+        assert upgraded.head.target == b"/rtc?access_token=" + offer
         connection.close()
 
 
@@ -628,7 +685,7 @@ async def test_a_piece_of_a_body_is_written_unless_the_client_does_not_read() ->
     clock = cast(asyncio.AbstractEventLoop, Clock())
     protocol = HttpProtocol(config, ServerState(), {}, clock)
     protocol.connection_made(wire)
-    protocol.on_message_begin()
+    protocol.data_received(b"GET / HT")
     writer = BodyWriter.of(cast(dict[str, Any], protocol.scope))
     assert writer is not None
     assert writer.write(BodyWriter.piece(b"x" * 17))

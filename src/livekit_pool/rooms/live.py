@@ -171,6 +171,23 @@ class Rooms:
             self._learn(answer)
             return await self._moved_if_due(answer)
 
+    def resolved_now(self, name: str) -> Placement | None:
+        """What `resolve` would answer, if nothing has to be waited for; None if something has."""
+        driver, placing = self._driver, self._placing
+        document = driver.machine.document
+        if document is None or not placing.prompt or driver.stalled():
+            return None
+        room = self._rooms.get(name)
+        placement = room.placement if room is not None and room.sessions else None
+        if placement is None:
+            if time.monotonic() < self._gap_at + AFTER_GAP:
+                return None
+            placement = placing.place_now(name, document.active_server, document.revision)
+            if placement is None or placement.revision > document.revision:
+                return None
+            self._learn(placement)
+        return None if self._outdated(placement) else placement
+
     async def _read_again(self) -> None:
         """Read the document again; where the store does not answer, the last one counts."""
         if self._driver.store_ok:
@@ -288,27 +305,37 @@ class Rooms:
     @contextlib.contextmanager
     def joining(self, name: str) -> Iterator[Room]:
         """A join of ``name`` is under way: the room is kept, and its holder is not given up."""
+        room = self.begin_join(name)
+        try:
+            yield room
+        finally:
+            self.end_join(room)
+
+    def begin_join(self, name: str) -> Room:
+        """As `joining`, until `end_join`."""
         room = self._rooms.get(name)
         if room is None:
             room = self._rooms[name] = Room(name)
         room.joining += 1
-        try:
-            yield room
-        finally:
-            room.joining -= 1
-            self._note_settled(room)
-            self._forget_if_empty(room)
+        return room
+
+    def end_join(self, room: Room) -> None:
+        """The join is over, be it well or not."""
+        room.joining -= 1
+        self._note_settled(room)
+        self._forget_if_empty(room)
 
     async def confirm(self, room: Room, placement: Placement, settling: float) -> bool:
         """
-        Bind a session to ``placement`` if it still holds, unsettled for ``settling`` seconds.
+        Bind a session to ``placement`` if it still holds, unsettled for ``settling`` seconds or
+        up to one more.
 
         Raises:
             StoreError: the store does not answer.
         """
         if not await self.holds(placement):
             return False
-        until = self._driver.now() + settling
+        until = self._until(settling)
         now_there = await self._placing.confirm(placement, self._driver.process, until)
         if now_there is None:
             room.placement = None  # it lapsed: the room is to be placed anew
@@ -318,6 +345,23 @@ class Rooms:
         return now_there == placement and not (
             self._outdated(placement) and not self._driver.joinable(placement.server)
         )
+
+    def confirm_now(self, room: Room, placement: Placement, settling: float) -> bool:
+        """As `confirm` where it succeeds without waiting; False if that is to be asked instead."""
+        known = room.placement
+        if known is None or known.revision > placement.revision or self._outdated(placement):
+            return False
+        until = self._until(settling)
+        if not self._placing.confirm_now(placement, self._driver.process, until):
+            return False
+        if known is not placement:
+            self._learn(placement)
+        room.held = True
+        return True
+
+    def _until(self, settling: float) -> float:
+        # A whole second, so that joins which come together say the same, and it is written once.
+        return float(math.ceil(self._driver.now() + settling))
 
     def add(self, room: Room, session: Session, *, unsettled: bool) -> None:
         """``session`` is open."""

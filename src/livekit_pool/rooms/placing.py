@@ -15,7 +15,7 @@ from typing import Final
 
 from ..driver import Driver
 from ..exceptions import StoreError
-from ..stores.base import Placement, Settling, Stale
+from ..stores.base import Placement, Prompt, Settling, Stale
 
 __all__ = ["STALE_PAUSE", "Placing"]
 
@@ -35,6 +35,7 @@ class Placing:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._store = driver.store
+        self._prompt = driver.store if isinstance(driver.store, Prompt) else None
         # Found out without the store, by room; and those that a step put where they are.
         self._own: dict[str, Placement] = {}
         self._stepped: set[str] = set()
@@ -48,6 +49,23 @@ class Placing:
         """Whether the store is asked: it answers, keeps placements, and no step contradicts it."""
         driver = self._driver
         return driver.store_ok and self._store.keeps_placements and driver.step is None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether the store is asked, and may answer at once (`place_now`, `confirm_now`)."""
+        return self._prompt is not None and self.shared
+
+    def place_now(self, room: str, server: str, revision: int) -> Placement | None:
+        """As `place`; None if that is to be asked instead."""
+        if self._prompt is None or not self.shared:
+            return None
+        return self._prompt.place_now(room, server, revision)
+
+    def confirm_now(self, placement: Placement, process: str, settling_until: float) -> bool:
+        """As `confirm` where it succeeds; False if that is to be asked instead."""
+        if self._prompt is None or not self.shared:
+            return False
+        return self._prompt.confirm_now(placement, process, settling_until)
 
     async def find(self, room: str) -> Placement | None:
         """The placement of ``room``, if it has one."""

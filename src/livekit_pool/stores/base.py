@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from ..core.document import Document, Rotation
 
@@ -26,6 +26,7 @@ __all__ = [
     "Moved",
     "Placement",
     "ProcessRow",
+    "Prompt",
     "Resync",
     "Settling",
     "Stale",
@@ -364,6 +365,21 @@ class Store(Protocol):
 
     async def rows(self, within: float | None = None) -> Sequence[ProcessRow]:
         """Rows whose heartbeat is at most ``within`` seconds old: by default, the living ones."""
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """
+    What a `Store` may be besides: one that often answers without being waited for.
+
+    A join asks it first, and saves the turns of the event loop that waiting takes.
+    """
+
+    def place_now(self, room: str, server: str, revision: int) -> Placement | None:
+        """As `Store.place`; None if that is to be asked instead, and nothing was written."""
+
+    def confirm_now(self, placement: Placement, process: str, settling_until: float) -> bool:
+        """As `Store.confirm` where it succeeds; False if that is to be asked instead."""
 
 
 def check_swap(expected: int, document: Document, rotation: Rotation | None) -> None:

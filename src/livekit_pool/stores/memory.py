@@ -174,19 +174,32 @@ class MemoryStore:
         return self._rooms.get(room)
 
     async def place(self, room: str, server: str, revision: int) -> Placement | Stale:
-        now = await self._turn()
+        await self._turn()
+        current = self._document.revision if self._document else 0
+        return self.place_now(room, server, revision) or Stale(revision=current)
+
+    def place_now(self, room: str, server: str, revision: int) -> Placement | None:
+        if not self._open:
+            return None
         if existing := self._rooms.get(room):
             return existing
         current = self._document.revision if self._document else 0
         if current != revision:
-            return Stale(revision=current)
-        return self._rooms.put(Placement(room=room, server=server, revision=revision), now)
+            return None
+        wanted = Placement(room=room, server=server, revision=revision)
+        return self._rooms.put(wanted, self._clock())
 
     async def confirm(
         self, placement: Placement, process: str, settling_until: float
     ) -> Placement | None:
         now = await self._turn()
         return self._rooms.confirm(placement, process, settling_until, now)
+
+    def confirm_now(self, placement: Placement, process: str, settling_until: float) -> bool:
+        if not self._open:
+            return False
+        now_there = self._rooms.confirm(placement, process, settling_until, self._clock())
+        return now_there == placement
 
     async def settled(self, room: str, process: str) -> None:
         await self._turn()

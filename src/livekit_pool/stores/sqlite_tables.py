@@ -37,6 +37,7 @@ __all__ = [
     "count",
     "create",
     "history",
+    "holds",
     "lapse",
     "lapsing",
     "leave",
@@ -57,6 +58,10 @@ __all__ = [
 
 # Seconds after which a process that does not beat is forgotten, with what it held.
 _FORGOTTEN = 3600.0
+
+# Seconds for which a holder need not write itself down again: far fewer than any placement or
+# process is idle before it is given up.
+_FRESH = 2.0
 
 # A holder whose process lives; a process that has not beaten yet is given the time to do so.
 _LIVING_HOLDER = f"""
@@ -192,6 +197,19 @@ def confirm(
         return current
     _hold(db, now, [wanted.room], process, settling_until)
     return wanted
+
+
+def holds(
+    db: _Database, now: float, wanted: Placement, process: str, settling_until: float
+) -> bool:
+    """Whether `confirm` would write nothing new: it was said so, less than `_FRESH` ago."""
+    row = db.execute(
+        "SELECT 1 FROM placements JOIN holders USING (room)"
+        " WHERE room = ? AND server = ? AND placements.revision = ? AND process = ?"
+        " AND settling_until >= ? AND abs(? - renewed) < ?",
+        (wanted.room, wanted.server, wanted.revision, process, settling_until, now, _FRESH),
+    ).fetchone()
+    return row is not None
 
 
 def settled(db: _Database, room: str, process: str) -> None:

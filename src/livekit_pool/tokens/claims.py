@@ -91,9 +91,11 @@ class Claims:
 
     Attributes:
         raw: the claims as they were signed; not to be changed, nor logged.
+        data: the JSON bytes of them that were signed, if it was a token that was verified.
     """
 
     raw: Mapping[str, Any] = field(repr=False)
+    data: bytes = field(default=b"", repr=False)
 
     @property
     def identity(self) -> str:
@@ -139,27 +141,35 @@ class Claims:
 
 def misshapen(claims: Mapping[str, Any]) -> str | None:
     """Return the name of a claim that LiveKit's types refuse, or None. Go reads null as absent."""
-    for name, kind in _CLAIM_TYPES.items():
-        value = claims.get(name)
-        if value is not None and not isinstance(value, kind):
-            return name
-    for name in TIMES:
-        value = claims.get(name)
-        if value is not None and (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not -_TOO_FAR < value < _TOO_FAR
-        ):
+    for name, value in claims.items():
+        kind = _CLAIM_TYPES.get(name)
+        if kind is None:
+            if name in TIMES and value is not None and not _is_a_time(value):
+                return name
+        elif value is not None and not isinstance(value, kind):
             return name
     attributes = claims.get("attributes")
     if attributes and not all(
         value is None or isinstance(value, str) for value in attributes.values()
     ):
         return "attributes"
-    for name, value in (claims.get("video") or {}).items():
+    grants = claims.get("video")
+    return _misshapen_grant(grants) if grants else None
+
+
+def _misshapen_grant(grants: Mapping[str, Any]) -> str | None:
+    for name, value in grants.items():
         if value is not None and not isinstance(value, _GRANT_TYPES.get(name, object)):
             return f"video.{name}"
-    sources = (claims.get("video") or {}).get("canPublishSources")
+    sources = grants.get("canPublishSources")
     if sources and not all(isinstance(source, str) for source in sources):
         return "video.canPublishSources"
     return None
+
+
+def _is_a_time(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_TOO_FAR < value < _TOO_FAR
+    )

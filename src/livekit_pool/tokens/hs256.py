@@ -18,7 +18,7 @@ __all__ = ["WrongSignature", "signed", "verified"]
 
 _HEADER: Final = b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"  # {"alg":"HS256","typ":"JWT"}
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what is base64 only becomes neither
 
 
 class WrongSignature(ValueError):
@@ -69,8 +69,6 @@ def _encoded(data: bytes) -> bytes:
 
 def _decoded(text: bytes) -> bytes:
     """Undo `_encoded`; ``ValueError`` for anything that it does not make, but for unused bits."""
-    if b"+" in text or b"/" in text or b"=" in text:
-        raise ValueError("not base64url")
     return binascii.a2b_base64(
         text.translate(_FROM_URL) + b"=" * (-len(text) % 4), strict_mode=True
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from ..exceptions import TokenError
 from . import hs256
@@ -72,7 +72,7 @@ def verify(token: str | None, pair: KeyPair, now: float | None = None) -> Claims
     """
     if not token:
         _refuse(Refusal.MISSING, "No token: send one as 'Authorization: Bearer' or access_token.")
-    claims = decoded(token, pair)
+    claims, data = _decoded(token, pair)
     moment = time.time() if now is None else now
     expires = claims.get("exp")
     if expires is None:
@@ -82,7 +82,7 @@ def verify(token: str | None, pair: KeyPair, now: float | None = None) -> Claims
     starts = claims.get("nbf")
     if starts is not None and starts - LEEWAY > moment:
         _refuse(Refusal.NOT_YET_VALID, "The token is not valid yet: compare the machines' clocks.")
-    return Claims(raw=claims)
+    return Claims(raw=claims, data=data)
 
 
 def payload(token: str) -> bytes:
@@ -107,7 +107,7 @@ def sign(claims: Mapping[str, Any], pair: KeyPair) -> str:
 
 def encoded(claims: Mapping[str, Any], secret: str) -> str:
     try:
-        data = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode()
+        data = _ENCODER.encode(claims).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
         data = json.dumps(claims, separators=(",", ":")).encode()
     return hs256.signed(data, secret.encode())
@@ -115,6 +115,10 @@ def encoded(claims: Mapping[str, Any], secret: str) -> str:
 
 def decoded(token: str, pair: KeyPair) -> dict[str, Any]:
     """Verify signature, key and shape of ``token``, but not its times; `TokenError`."""
+    return _decoded(token, pair)[0]
+
+
+def _decoded(token: str, pair: KeyPair) -> tuple[dict[str, Any], bytes]:
     if len(token) > MAX_TOKEN:
         _refuse(Refusal.TOO_LONG, f"The token is longer than {MAX_TOKEN // 1024} KiB.")
     if not token.isascii():
@@ -134,11 +138,17 @@ def decoded(token: str, pair: KeyPair) -> dict[str, Any]:
     wrong = misshapen(claims)
     if wrong is not None:
         _refuse(Refusal.MALFORMED, f"LiveKit cannot read the token's claim {wrong}.")
-    return claims
+    return claims, data
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    claims = json.loads(data, parse_constant=_not_json)
+    text = data.decode("utf-8", "surrogatepass")
+    if text.startswith("{"):
+        claims, end = _DECODER.raw_decode(text)
+        if text[end:].strip(" \t\n\r"):
+            raise ValueError("more than an object")
+    else:
+        claims = _DECODER.decode(text)
     if not isinstance(claims, dict):
         raise ValueError("not an object")
     return claims
@@ -146,6 +156,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 def _not_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")  # NaN and the infinities, which Python would accept
+
+
+# Made once: `json.dumps` and `json.loads` make new ones for each call with options.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_DECODER: Final = json.JSONDecoder(parse_constant=_not_json)
 
 
 def _refuse(code: Refusal, message: str) -> NoReturn:

@@ -6,16 +6,18 @@ head has a time limit and a size limit, a body a time limit; what breaks them, o
 answered with one line and closed (the size of bodies: `app`, where they are read). An idle
 connection between two requests is uvicorn's own business (``timeout_keep_alive``).
 
-A connection that is upgraded leaves this protocol for the class that uvicorn was given as ``ws``.
-Until then the limits hold; afterwards nothing of it stays in memory.
+A connection that is upgraded leaves this protocol for an `Upgraded` (what uvicorn was given as
+``ws``). Until then the limits hold; afterwards nothing of it stays in memory. uvicorn's part of
+the protocol is made only where it is needed: a plain upgrade at the beginning of a connection,
+which is how all SDKs join, does without it (see `upgrade`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from enum import Enum
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
@@ -25,7 +27,9 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-__all__ = ["AT_SHUTDOWN", "BodyWriter", "HttpProtocol"]
+from .upgrade import Head, plain_head
+
+__all__ = ["AT_SHUTDOWN", "BodyWriter", "HttpProtocol", "Upgraded"]
 
 AT_SHUTDOWN: Final = "livekit_pool.at_shutdown"
 """
@@ -86,6 +90,21 @@ class _Phase(Enum):
     DEAF = "deaf"  # nothing: what still arrives is thrown away
 
 
+class Upgraded(Protocol):
+    """
+    What takes over an upgraded connection: an `asyncio.Protocol` that is told what was asked.
+
+    Made by what uvicorn was given as ``ws``, with the arguments ``config``, ``server_state`` and
+    ``app_state``.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """The connection; ``transport`` has another protocol until `upgraded` is over."""
+
+    def upgraded(self, head: Head) -> None:
+        """The request that asked for the upgrade; nothing has been answered yet."""
+
+
 class _Refused(Exception):
     """Stops the parser, which hands it back as `httptools.HttpParserCallbackError`."""
 
@@ -110,6 +129,16 @@ class HttpProtocol(HttpToolsProtocol):
     head_lines = 1_000
     linger = 1.0
 
+    # As they are at first: most connections are upgraded and gone before one of them changes.
+    cycle: RequestResponseCycle = None  # type: ignore[assignment]  # as uvicorn has it
+    _uvicorns = False  # whether its part of this protocol has been made
+    _upgraded = False
+    _phase = _Phase.HEAD
+    _timed: _Phase | None = None  # the phase that the timer is for; None: set it anew
+    _timer: asyncio.TimerHandle | None = None
+    _chunk = 0  # bytes of the data being parsed
+    _head = 0  # bytes of the head so far, and of what else was in its first chunk
+
     def __init__(
         self,
         config: Config,
@@ -117,31 +146,35 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        # Tokens travel in URLs: no access log, whatever uvicorn was told.
-        self.access_log = False
-        self.headers = []
-        self._upgraded = False
-        self._phase = _Phase.HEAD
-        self._timed: _Phase | None = None  # the phase that the timer is for; None: set it anew
-        self._timer: asyncio.TimerHandle | None = None
-        self._chunk = 0  # bytes of the data being parsed
-        self._head = 0  # bytes of the head so far, and of what else was in its first chunk
+        self.config = config
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = asyncio.get_running_loop() if _loop is None else _loop
 
     # -- asyncio's side --
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the clock for the first head."""
-        super().connection_made(transport)
+        self.transport = transport
+        self.server_state.connections.add(self)
         self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
         self._cancel_timer()
-        super().connection_lost(exc)
+        if self._uvicorns:
+            super().connection_lost(exc)
+        else:
+            self.server_state.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse ``data``, unless the client was refused."""
+        if not self._uvicorns:
+            head = plain_head(data) if len(data) <= self.head_size else None
+            if head is not None and len(head.fields) <= self.head_lines and self._upgrades:
+                self._hand_over(head)
+                return
+            self._make_uvicorns()
         if self._phase is _Phase.DEAF:
             return
         self._chunk = len(data)
@@ -157,6 +190,16 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(431, "The request head is too large.")
         if self._phase is not self._timed and self._phase is not _Phase.DEAF:
             self._set_timer()
+
+    def _make_uvicorns(self) -> None:
+        """Make uvicorn's part of this protocol, and tell it what it has missed."""
+        transport = self.transport
+        super().__init__(self.config, self.server_state, self.app_state, self.loop)
+        # Tokens travel in URLs: no access log, whatever uvicorn was told.
+        self.access_log = False
+        self.headers = []
+        self._uvicorns = True
+        super().connection_made(transport)
 
     def shutdown(self) -> None:
         """Begin a planned stop: tell the application, and end when nothing is owed any more."""
@@ -212,12 +255,29 @@ class HttpProtocol(HttpToolsProtocol):
         if self._owed is not None:  # its answer would be written between the frames
             self._refuse(400, "An upgrade must wait for the answers to earlier requests.")
             return
-        self._cancel_timer()
-        self._upgraded = True
-        super().handle_websocket_upgrade()
+        head = Head(self.scope["method"].encode(), self.url, list(self.scope["headers"]))
         # The parser holds on to this object and this object to it: without this, both would
         # stay until the garbage collector comes by, for every connection.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does in connection_lost
+        self._hand_over(head)
+
+    @property
+    def _upgrades(self) -> bool:
+        """Whether there is something to upgrade to."""
+        return self.config.ws_protocol_class is not None
+
+    def _hand_over(self, head: Head) -> None:
+        """Let go of the connection."""
+        self._cancel_timer()
+        self._upgraded = True
+        self.server_state.connections.discard(self)
+        make: Callable[..., Upgraded] = self.config.ws_protocol_class  # type: ignore[assignment]
+        protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.connection_made(self.transport)
+        protocol.upgraded(head)
+        self.transport.set_protocol(protocol)  # type: ignore[arg-type]  # an `Upgraded` is one
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -244,9 +304,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the clock of the present phase, and stop any other."""
         self._cancel_timer()
         self._timed = self._phase
-        seconds = {_Phase.HEAD: self.head_time, _Phase.BODY: self.body_time}.get(self._phase)
-        if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self._expire)
+        if self._phase is _Phase.HEAD:
+            self._timer = self.loop.call_later(self.head_time, self._expire)
+        elif self._phase is _Phase.BODY:
+            self._timer = self.loop.call_later(self.body_time, self._expire)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -258,10 +319,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer = None
         if self._phase is _Phase.DEAF:
             self.transport.abort()
+        elif self._head == 0:
+            self.transport.close()  # nobody waits for an answer
         elif self.flow.read_paused:
             self._set_timer()  # it is this side that reads no further
-        elif self._head == 0 or (self._phase is _Phase.BODY and self._owed is None):
-            self.transport.close()  # nobody waits for an answer
+        elif self._phase is _Phase.BODY and self._owed is None:
+            self.transport.close()
         else:
             self._refuse(408, "The request did not arrive in time.")
 

@@ -11,13 +11,15 @@ import asyncio
 import ssl
 from typing import Any, Final
 
-from ... import observe
 from ...core.actions import Announce
 from ...core.document import Cause
 from ...core.events import FaultSource
 from ...pool import Pool
 from ..addresses import client_address
-from .admission import Admission, Inquiry
+from ..upgrade import Head
+from .admission import Admission
+from .dialer import Dialer
+from .inquiry import WATCH, Inquiry
 from .relay import Phase, SignalRelay
 from .request import BadRequest, UpgradeRequest
 
@@ -47,6 +49,7 @@ class Gateway:
         pool: what decides where clients go.
         loop: the event loop it runs on.
         tls: how servers with ``wss`` URLs are verified.
+        dialers: what connects to each server, by its name.
         waiting: inquiries to look again when something changed.
     """
 
@@ -56,9 +59,13 @@ class Gateway:
         self.loop: Final = asyncio.get_running_loop()
         self.tls: Final = ssl.create_default_context()
         self.waiting: set[Inquiry] = set()
+        self.dialers: Final = {
+            name: Dialer(server, self.loop, self.tls) for name, server in pool.servers.items()
+        }
         self._unsettled: set[SignalRelay] = set()
         self._orphans: set[SignalRelay] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._relays = 0
         self._stopping = False
         self._connections: set[Any] | None = None
@@ -86,10 +93,10 @@ class Gateway:
         self._connections.add(self)
         return SignalRelay(self)
 
-    def admit(self, relay: SignalRelay, head: bytes) -> asyncio.Task[None] | None:
-        """Begin the admission of a client whose upgrade request is ``head``."""
+    def admit(self, relay: SignalRelay, head: Head) -> Admission | None:
+        """The admission, to be begun, of a client whose upgrade request has ``head``."""
         try:
-            request = UpgradeRequest.parse(head)
+            request = UpgradeRequest.of(head)
         except BadRequest as error:
             relay.refuse(error.status, error.text)
             return None
@@ -97,7 +104,20 @@ class Gateway:
         client = client_address(
             peer[0] if peer else "", request.forwarded_for, self.pool.settings.trusted_proxies
         )
-        return self.pool.driver.spawn(_admit(relay, Admission(self, relay, request, client)))
+        return Admission(self, relay, request, client)
+
+    def watch(self, admission: Admission) -> None:
+        """Begin to look whether ``admission``, which has no time limit of its own, takes long."""
+        self.waiting.add(admission)
+        if self._watching is None:
+            self._watching = self.loop.call_later(WATCH, self._watch)
+
+    def _watch(self) -> None:
+        self._watching = None
+        for inquiry in list(self.waiting):
+            inquiry.takes_long(WATCH)
+        if self.waiting:
+            self._watching = self.loop.call_later(WATCH, self._watch)
 
     # -- relays come and go --
 
@@ -187,11 +207,3 @@ class Gateway:
         elif age >= _ORPHAN_PATIENCE:
             self._orphans.discard(relay)
             relay.send_away()
-
-
-async def _admit(relay: SignalRelay, admission: Admission) -> None:
-    try:
-        await admission.run()
-    except Exception as error:  # the outermost frame: the client is answered in every case
-        observe.failure(observe.TASK_FAILED, error, task="admission")
-        relay.fail()

@@ -1,14 +1,14 @@
 """
 SignalRelay: the client's side of a signal connection, and the splice between both sides.
 
-uvicorn makes one for each upgrade request (its ``ws`` option) and feeds it the request's bytes
-first. After admission (`admission.admit`) bytes pass through unparsed in both directions; the
-relay knows where frames end, so that it can put frames of its own between two of the server's,
-and reads the few messages that concern it.
+Made for each upgrade request (`http.Upgraded`), and told of the request first. After admission
+(`admission`) bytes pass through unparsed in both directions; the relay knows where frames end, so
+that it can put frames of its own between two of the server's, and reads the few messages that
+concern it.
 
-    HEAD -> ADMITTING -> OPEN -> TOLD -> CLOSED        told to come back, to another server
-                           |       ^
-                           +-> ORPHANED                its server's side was lost
+    ADMITTING -> OPEN -> TOLD -> CLOSED        told to come back, to another server
+                   |       ^
+                   +-> ORPHANED                its server's side was lost
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from . import signal
 from .frames import CLOSE, FrameError, FrameStream, Message, accept_key, close_frame, encode
 
 if TYPE_CHECKING:
+    from ..upgrade import Head
+    from .admission import Admission
     from .gateway import Gateway
     from .request import UpgradeRequest
     from .upstream import Upstream
@@ -68,7 +70,6 @@ _PHRASES: Final = {
 class Phase(IntEnum):
     """Where a relay is in its life."""
 
-    HEAD = 0
     ADMITTING = 1
     OPEN = 2
     ORPHANED = 3
@@ -110,7 +111,7 @@ class SignalRelay(asyncio.Protocol):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._admission: asyncio.Task[None] | None = None
+        self._admission: Admission | None = None
         self._client: FrameStream | None = None
         self._early: bytes | None = None
         self._full = False  # the client reads more slowly than its server writes
@@ -118,7 +119,7 @@ class SignalRelay(asyncio.Protocol):
         self._said_goodbye = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
         self.upstream: Upstream | None = None
-        self.phase = Phase.HEAD
+        self.phase = Phase.ADMITTING
         self.server = ""
         self.claims = b""
         self.room: Room | None = None
@@ -135,13 +136,16 @@ class SignalRelay(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport
 
+    def upgraded(self, head: Head) -> None:
+        """Begin the admission."""
+        self._admission = self._gateway.admit(self, head)
+        if self._admission is not None:
+            self._admission.begin()
+
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase is Phase.OPEN:
             self._from_client(data)
-        elif phase is Phase.HEAD:
-            self.phase = Phase.ADMITTING
-            self._admission = self._gateway.admit(self, data)
         elif phase is Phase.ADMITTING:
             self._early = (self._early or b"") + data
             if len(self._early) > _EARLY_LIMIT:
@@ -276,7 +280,6 @@ class SignalRelay(asyncio.Protocol):
         self.since = self._gateway.loop.time()
         assert upstream.stream is not None
         upstream.stream.wanted = _WHILE_SETTLING
-        upstream.attach(self)
 
     def pass_first(self, head: bytes, first: tuple[bytes | Message, ...]) -> None:
         """Pass the server's answer on: its head and what came with it."""
@@ -288,17 +291,20 @@ class SignalRelay(asyncio.Protocol):
         else:
             self.transport.write(head)
             self._after_first(None, first)
+        if self._early:
+            early, self._early = self._early, None
+            self.data_received(early)
 
     def _after_first(self, message: Message | None, rest: tuple[bytes | Message, ...]) -> None:
         upstream = self.upstream
         if self.phase is not Phase.OPEN or upstream is None:
             return
+        behind = upstream.attach(self)
         if message is not None:
             self._read(message)
         self._pass(rest)
-        if self._early:
-            early, self._early = self._early, None
-            self.data_received(early)
+        if behind:
+            self.from_server(behind)
         if self.phase is Phase.OPEN:
             if not self._full:
                 upstream.transport.resume_reading()

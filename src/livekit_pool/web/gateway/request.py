@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -17,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf.message import DecodeError
 from livekit.protocol import rtc
 
-from ...servers import Server
+from ..upgrade import Head
 
 __all__ = [
     "NOT_FORWARDED",
@@ -65,7 +66,7 @@ class BadRequest(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make
 class SignalQuery:
     """
     The query of a join, a resume, or a validation.
@@ -139,7 +140,7 @@ def _join_request(value: bytes) -> rtc.JoinRequest:
         raise BadRequest(400, "cannot unmarshal join request") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UpgradeRequest:
     """A WebSocket upgrade request (RFC 6455, section 4.1) to one of `SIGNAL_PATHS`."""
 
@@ -149,58 +150,54 @@ class UpgradeRequest:
     key: bytes
     forwarded_for: bytes
     via: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
 
     @classmethod
-    def parse(cls, head: bytes) -> UpgradeRequest:
+    def of(cls, head: Head) -> UpgradeRequest:
         """
-        Parse the request's head, as uvicorn hands it over: names in lower case.
+        What the request with ``head`` asks for.
 
         Raises:
             BadRequest: it is not a signal connection, or not one that can be understood.
         """
-        lines = head.split(b"\r\n")
-        try:
-            method, target, _ = lines[0].split(b" ", 2)
-        except ValueError:
-            raise BadRequest(400, "malformed request") from None
         headers = []
-        authorization = key = forwarded = via = None
-        for line in lines[1:]:
-            if not line:
-                break
-            name, _, value = line.partition(b":")
-            name, value = name.lower(), value.strip()
-            if name == b"authorization":
-                authorization = value
-            elif name == b"sec-websocket-key":
+        authorization = key = None
+        forwarded = via = b""
+        for each in head.fields:
+            name, value = each
+            if name == b"sec-websocket-key":
                 key = value
-            elif name == b"x-forwarded-for":
-                forwarded = value if forwarded is None else forwarded + b"," + value
-            elif name == VIA:
-                via = value if via is None else via + b"," + value
-            if name not in NOT_FORWARDED:
-                headers.append((name, value))
-        path, _, query = target.partition(b"?")
-        path = b"/" + path.lstrip(b"/")  # as the server does: a leading double slash collapses
-        if method != b"GET" or path not in SIGNAL_PATHS or not key:
+            elif name in NOT_FORWARDED:
+                if name == b"authorization":
+                    authorization = value
+                elif name == b"x-forwarded-for":
+                    forwarded = forwarded + b"," + value if forwarded else value
+                elif name == VIA:
+                    via = via + b"," + value if via else value
+                continue
+            headers.append(each)
+        path, _, query = head.target.partition(b"?")
+        if path not in SIGNAL_PATHS:
+            path = b"/" + path.lstrip(b"/")  # as the server does: a leading double slash collapses
+        if head.method != b"GET" or path not in SIGNAL_PATHS or not key:
             raise BadRequest(404, "404 page not found")
         parsed = SignalQuery.parse(query)
         token = parsed.token
         if authorization is not None:
             token = bearer(authorization)
-        return cls(path, parsed, token, key, forwarded or b"", via or b"", tuple(headers))
+        return cls(path, parsed, token, key, forwarded, via, headers)
 
-    def upstream(self, server: Server, token: str, client: str, lineage: str) -> bytes:
-        """The request's head for ``server``, with a token signed for it in the header."""
-        target = self.path + (b"?" + self.query.raw if self.query.raw else b"")
-        lines = [
-            b"GET " + target + b" HTTP/1.1",
-            b"Host: " + server.host_header.encode(),
-            b"Authorization: Bearer " + token.encode(),
-            VIA + b": " + sent_through(self.via, lineage),
+    def upstream(self, host: bytes, token: str, client: str, lineage: str) -> bytes:
+        """The request's head for the server at ``host``, with a token signed for it."""
+        query = self.query.raw
+        parts = [
+            b"GET " + self.path + (b"?" + query if query else b""),
+            b" HTTP/1.1\r\nHost: " + host,
+            b"\r\nAuthorization: Bearer " + token.encode(),
+            b"\r\n" + VIA + b": " + sent_through(self.via, lineage),
         ]
         if client:
-            lines.append(b"X-Forwarded-For: " + client.encode())
-        lines += [name + b": " + value for name, value in self.headers]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+            parts.append(b"\r\nX-Forwarded-For: " + client.encode())
+        parts += [b"\r\n" + name + b": " + value for name, value in self.headers]
+        parts.append(b"\r\n\r\n")
+        return b"".join(parts)

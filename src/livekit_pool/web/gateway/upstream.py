@@ -8,6 +8,7 @@ from then on bytes go straight through.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,13 +33,14 @@ __all__ = ["Answer", "Upstream"]
 _HEAD_LIMIT: Final = 64 * 1024
 _BODY_LIMIT: Final = 64 * 1024
 _FIRST_LIMIT: Final = HELD_LIMIT + 64 * 1024
+_BEHIND_LIMIT: Final = 64 * 1024
 _NO_BODY: Final = frozenset({204, 304})
 
 _LAST_WORD: Final = 10.0
 """Seconds that a server may take to answer a join which was given up."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """
     What a server answered to an upgrade request.
@@ -62,11 +64,28 @@ class Upstream(asyncio.Protocol):
 
     Attributes:
         answer: what the server answered, once it has.
+        asked: whether the server may have got the request, or will.
+        since: loop time at which it was begun, where it was not waited until it is connected.
+        request: what is still to be sent when it is connected.
+        error: why the connection was lost, if it was lost for a reason.
         stream: its direction of the connection, from the answer on.
         lost: whether the connection is gone.
     """
 
-    __slots__ = ("_answered", "_buffer", "answer", "lost", "relay", "stream", "transport")
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_made",
+        "answer",
+        "asked",
+        "error",
+        "lost",
+        "relay",
+        "request",
+        "since",
+        "stream",
+        "transport",
+    )
 
     def __init__(self, answered: Callable[[], None]) -> None:
         """``answered`` is called when `answer` is there."""
@@ -75,11 +94,40 @@ class Upstream(asyncio.Protocol):
         self.lost = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
         self.answer: Answer | None = None
+        self.asked = False
+        self.since = math.inf
+        self._made = False  # whether there is a transport
+        self.request = b""
+        self.error: Exception | None = None
         self._answered: Callable[[], None] | None = answered
         self._buffer: bytes | None = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport
+        self._made = True
+        if self.lost:  # given up in the meantime
+            self.transport.abort()
+        elif self.request:
+            self.transport.write(self.request)
+            self.request = b""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the other side has accepted the connection."""
+        if not self._made or self.lost:
+            return False
+        try:
+            self.transport.get_extra_info("socket").getpeername()
+        except OSError:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Cut the connection, at once or as soon as there is one."""
+        if self._made:
+            self.transport.abort()
+        else:
+            self.lost = True
 
     def data_received(self, data: bytes) -> None:
         relay = self.relay
@@ -87,12 +135,18 @@ class Upstream(asyncio.Protocol):
             relay.from_server(data)
         elif self._buffer is not None:
             self._buffer += data
-            self._judge(ended=False)
+            if self.answer is None:
+                self._judge(ended=False)
+            elif len(self._buffer) > _BEHIND_LIMIT:
+                self.transport.pause_reading()
 
-    def attach(self, relay: SignalRelay) -> None:
-        """From now on everything goes to ``relay``."""
+    def attach(self, relay: SignalRelay) -> bytes:
+        """From now on everything goes to ``relay``; returns what came since the answer."""
+        behind = self._buffer or b""
         self.relay = relay
         self._answered = self._buffer = self.answer = None
+        self.since = math.inf  # a number of its own is memory for as long as the session lasts
+        return behind
 
     def let_go(self) -> None:
         """
@@ -102,13 +156,13 @@ class Upstream(asyncio.Protocol):
         after 1 of 40 cuts, tried with LiveKit 1.13.5. So the server's answer is waited for.
         """
         self._answered = self._say_goodbye
-        asyncio.get_running_loop().call_later(_LAST_WORD, self.transport.abort)
+        asyncio.get_running_loop().call_later(_LAST_WORD, self.abort)
         if self.answer is not None:
             self._say_goodbye()
 
     def _say_goodbye(self) -> None:
         if self.lost or self.answer is None or self.answer.status != 101:
-            self.transport.abort()
+            self.abort()
             return
         self._buffer = None
         self.transport.write(encode(signal.GOODBYE, mask=secrets.token_bytes(4)))
@@ -117,9 +171,10 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
+        self.error = error
         if self.relay is not None:
             self.relay.server_lost()
-        elif self._buffer is not None:
+        elif self._buffer is not None and self.answer is None:
             self._judge(ended=True)
 
     def pause_writing(self) -> None:
@@ -173,6 +228,8 @@ class Upstream(asyncio.Protocol):
             self._set(Answer(status, body=body, content_type=fields.get(b"content-type", b"")))
 
     def _judge_first(self, head: bytes, body: bytes, ended: bool) -> None:
+        if not body and not ended:
+            return
         stream = FrameStream(masked=False, wanted=EVERY_KIND)
         try:
             pieces = stream.feed(body) if body else []
@@ -185,9 +242,7 @@ class Upstream(asyncio.Protocol):
                 self._set(Answer(0))
             return
         self.stream = stream
-        self._buffer = None
-        # Reading stops until the relay takes over, so that nothing is lost in between.
-        self.transport.pause_reading()
+        self._buffer = b""  # for what comes before the relay takes over
         self._set(Answer(101, head=head, first=tuple(pieces)))
 
 

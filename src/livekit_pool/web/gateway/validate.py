@@ -12,10 +12,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ...rooms import Room
+from ...stores.base import Placement
 from ..addresses import client_address
-from .admission import Validation
 from .gateway import Gateway
+from .inquiry import Inquiry
 from .request import NOT_FORWARDED, VIA, BadRequest, SignalQuery, UpgradeRequest, bearer
+from .upstream import Answer, Upstream
 
 __all__ = ["router"]
 
@@ -40,6 +43,21 @@ class _Answer:
     def answer_leave(self, request: UpgradeRequest) -> None:
         # The upgrade is accepted, if only to say goodbye.
         self.response = PlainTextResponse("success")
+
+
+class Validation(Inquiry):
+    """What an upgrade with the same query would be answered, without making one."""
+
+    __slots__ = ()
+
+    GOOD = 200
+
+    async def _accepted(
+        self, room: Room, placement: Placement, upstream: Upstream, answer: Answer
+    ) -> bool:
+        upstream.transport.abort()
+        self._door.refuse(200, answer.body.decode("utf-8", "replace"))
+        return True
 
 
 def router(gateway: Gateway) -> APIRouter:

@@ -1,0 +1,346 @@
+"""
+Inquiry: a client's question to the server of its room, and all that may come in between.
+
+It is held while the room's placement is being found out, while a server is being given up, or
+while the room moves, but never longer than the most impatient SDK waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+from ... import observe, tokens
+from ...core.document import Cause
+from ...core.events import FaultSource
+from ...exceptions import NoAnswer, StoreError, TokenError
+from ...rooms import Room
+from ...stores.base import Placement
+from .dialer import CONNECT
+from .request import UpgradeRequest, came_through
+from .upstream import Answer, Upstream
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["WATCH", "Door", "Inquiry"]
+
+WATCH: Final = 0.5
+"""Seconds after which a join that has set no time limit for itself does so; few ever do."""
+
+_VERDICT: Final = 0.6
+"""Seconds to wait for a verdict over a server that refused, before its refusal is passed on."""
+
+_SERVER_TROUBLE: Final = frozenset({502, 503, 504})
+"""Refusals that count as evidence against a server; others may be one room's or one client's."""
+
+_NOT_FOUND_V1: Final = b"404 page not found"
+"""What a server before 1.9.10 says to /rtc/v1; SDKs turn to /rtc on it."""
+
+
+class Door(Protocol):
+    """Where the answer goes."""
+
+    def refuse(self, status: int, text: str, retry_after: int | None = None) -> None:
+        """Answer with ``status`` and ``text``, and nothing more."""
+
+    def answer_leave(self, request: UpgradeRequest) -> None:
+        """Answer a resume with: come back with a new join."""
+
+
+class Inquiry:
+    """
+    A client's question to the server of its room, asked until it is answered.
+
+    Subclasses say which status is the good one, and what follows from it.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_claims",
+        "_client",
+        "_deadline",
+        "_door",
+        "_expired",
+        "_gateway",
+        "_request",
+        "_retry",
+        "_task",
+    )
+
+    GOOD: ClassVar[int]
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        door: Door,
+        request: UpgradeRequest,
+        client: str,
+        *,
+        patience: float,
+    ) -> None:
+        self._gateway = gateway
+        self._door = door
+        self._request = request
+        self._client = client
+        self._deadline = gateway.loop.time() + patience
+        self._claims: tokens.Claims
+        self._task: asyncio.Task[object] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._expired = False  # the client was held as long as it may be
+        self._retry: asyncio.Future[None] | None = None
+        """Done when something changed that may make the attempt under way pointless."""
+
+    @property
+    def room(self) -> str:
+        """Name of the room that the client asks for; to be asked once it waits."""
+        return self._claims.room
+
+    def poke(self) -> None:
+        """A server's health, a placement or the document changed: look again."""
+        if self._retry is not None and not self._retry.done():
+            self._retry.set_result(None)
+
+    def takes_long(self, seconds: float) -> None:
+        """
+        Look at the time, if it sets no limit itself and has waited for so many seconds.
+
+        Here it has set one.
+        """
+
+    async def run(self) -> None:
+        """Ask, and answer the client in every case."""
+        if self._allowed():
+            with self._gateway.pool.rooms.joining(self._claims.room) as room:
+                await self._inquire(room)
+
+    def _allowed(self) -> bool:
+        """Whether the client may ask; one that may not has been answered."""
+        request = self._request
+        try:
+            claims = self._claims = tokens.verify(request.token, self._gateway.pool.pair)
+        except TokenError as error:
+            self._door.refuse(401, str(error))
+            return False
+        if claims.grants.get("roomJoin") is not True:
+            self._door.refuse(401, "permissions denied: the token has no roomJoin grant")
+        elif not claims.room:
+            self._door.refuse(400, "no room name: the token names none")
+        elif not claims.identity:
+            self._door.refuse(400, "identity cannot be empty")
+        elif request.via and came_through(request.via, self._gateway.lineage):
+            self._door.refuse(508, "this pool is configured as a server of itself")
+        else:
+            return True
+        return False
+
+    async def _inquire(self, room: Room, asked: tuple[Placement, Upstream] | None = None) -> None:
+        """Go on until there is an answer; ``asked`` is a server that has been asked already."""
+        self._task = asyncio.current_task()
+        if self._alarm is None:
+            self._set_alarm(self._gateway.loop.time() if asked is None else asked[1].since)
+        try:
+            if asked is None or not await self._attempt(room, *asked):
+                await self._ask_around(room)
+        except asyncio.CancelledError:
+            # The alarm's, and nobody else's: then it has come to this.
+            if not self._expired or self._task is None or self._task.uncancel():
+                raise
+            self._unavailable("no LiveKit server answered in time, try again")
+        except (StoreError, NoAnswer):
+            self._unavailable("the pool's store does not answer, try again")
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    async def _ask_around(self, room: Room) -> None:
+        """Ask the server of ``room``, wherever that goes, until the client is answered."""
+        pool, location = self._gateway.pool, self._claims.location
+        known = None
+        if location is not None and not pool.without_document:
+            await pool.fresh(location.revision if self._of_this_lineage() else 0)
+        if location is not None and (pool.without_document or self._of_this_lineage()):
+            known = Placement(room=room.name, server=location.server, revision=location.revision)
+        while True:
+            placement = await pool.rooms.resolve(room.name, known)
+            if self._request.query.resume and self._outdated(placement):
+                self._door.answer_leave(self._request)
+                return
+            if not pool.joinable(placement.server):
+                await self._changed(0.25)
+            elif await self._attempt(room, placement):
+                return
+
+    def _set_alarm(self, since: float) -> None:
+        """Wake when a connection begun then must be there, and when the client must be answered."""
+        moment = min(since + CONNECT, self._deadline)
+        self._alarm = self._gateway.loop.call_at(moment, self._ring)
+
+    def _ring(self) -> None:
+        # What `asyncio.timeout` would do, at half the price and for two times.
+        now = self._gateway.loop.time()
+        if now < self._deadline:
+            self._set_alarm(now)
+            self.poke()
+        elif self._task is not None:
+            self._expired = True
+            self._task.cancel()
+
+    def _of_this_lineage(self) -> bool:
+        # A revision far above ours comes from a document that was lost: reading again is no use.
+        location = self._claims.location
+        return (
+            location is not None
+            and location.revision <= self._gateway.pool.document.revision + 1000
+        )
+
+    def _outdated(self, placement: Placement) -> bool:
+        """Whether a resume comes from another server than where the room is now."""
+        location = self._claims.location
+        return location is not None and location.server != placement.server
+
+    def _unavailable(self, text: str) -> None:
+        self._door.refuse(503, text, retry_after=self._gateway.pool.retry_after())
+
+    async def _changed(self, longest: float) -> None:
+        """Wait until something changed, ``longest`` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._poked()
+
+    async def _attempt(
+        self, room: Room, placement: Placement, asked: Upstream | None = None
+    ) -> bool:
+        """Try ``placement``, which may be ``asked``; whether the client has been answered."""
+        upstream, answer = await self._ask(placement, asked)
+        if upstream is None:
+            return False
+        if answer.status != self.GOOD:
+            upstream.abort()
+            return await self._refused(placement, upstream, answer)
+        return await self._accepted(room, placement, upstream, answer)
+
+    async def _accepted(
+        self, room: Room, placement: Placement, upstream: Upstream, answer: Answer
+    ) -> bool:
+        """The server answered well; whether the client has been answered too."""
+        raise NotImplementedError
+
+    async def _ask(
+        self, placement: Placement, asked: Upstream | None
+    ) -> tuple[Upstream | None, Answer]:
+        """
+        Connect and send the request, unless it was ``asked`` already, and wait for the answer.
+
+        Returns no upstream where that became pointless: the server was confirmed down, or the
+        room moved, while it was asked.
+        """
+        loop, dialer = self._gateway.loop, self._gateway.dialers[placement.server]
+        upstream = Upstream(self.poke) if asked is None else asked
+        answer: Answer | None = None
+        try:
+            if asked is None:
+                await dialer.dial(upstream, self._forwarded(placement))
+                if upstream.answer is None:
+                    await self._poked()
+            while (answer := upstream.answer) is None:
+                if not await self._still_right(placement):
+                    return None, Answer(0)
+                if loop.time() >= upstream.since + CONNECT and not upstream.connected:
+                    raise TimeoutError
+                if upstream.answer is None:
+                    await self._poked()
+            return upstream, answer
+        except TimeoutError:
+            self._fault(placement, Cause.TIMEOUT, "no connection in time")
+        except OSError as error:
+            self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
+        except asyncio.CancelledError:
+            if self._expired and upstream.connected:
+                self._fault(placement, Cause.TIMEOUT, "no first message in time")
+            raise
+        finally:
+            if answer is None and upstream.asked:
+                self._let_go(upstream)
+        dialer.forget()
+        await self._changed(_VERDICT)
+        return None, Answer(0)
+
+    def _forwarded(self, placement: Placement) -> bytes:
+        """The request for the server of ``placement``, with a token of its own."""
+        gateway = self._gateway
+        server = gateway.pool.servers[placement.server]
+        token = tokens.resign(self._claims.raw, server.key, server.secret)
+        host = gateway.dialers[placement.server].host_header
+        return self._request.upstream(host, token, self._client, gateway.lineage)
+
+    def _let_go(self, upstream: Upstream) -> None:
+        """Give up on ``upstream``, which has not answered yet, or not as it should."""
+        upstream.abort()
+
+    async def _poked(self) -> None:
+        """Wait until something changed: the server answered, say, or is down."""
+        self._retry = self._gateway.loop.create_future()
+        self._gateway.waiting.add(self)
+        try:
+            await self._retry
+        finally:
+            self._gateway.waiting.discard(self)
+            self._retry = None
+
+    async def _still_right(self, placement: Placement) -> bool:
+        pool = self._gateway.pool
+        return pool.joinable(placement.server) and await pool.rooms.holds(placement)
+
+    def _fault(self, placement: Placement, kind: Cause, detail: str) -> None:
+        self._gateway.pool.fault(
+            placement.server, kind, FaultSource.JOIN, detail, placement.revision
+        )
+
+    async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
+        """The server refused: pass on what is the caller's own affair; whether that was done."""
+        request = self._request
+        returning = self._claims.location is not None
+        status = answer.status
+        if status == 0:
+            self._gateway.dialers[placement.server].forget()
+            error = upstream.error
+            what = f"failed: {type(error).__name__}" if error else "lost before an answer"
+            self._fault(placement, Cause.DOWN, f"connection {what}")
+            await self._changed(_VERDICT)
+            return False
+        observe.event(
+            observe.UPSTREAM_REFUSED, logging.WARNING, server=placement.server, status=status
+        )
+        if status in (401, 403):
+            # We signed that token: it is the server that does not know our key.
+            self._fault(placement, Cause.DOWN, f"refused the pool's token with status {status}")
+            await self._changed(_VERDICT)
+            return await self._give_up_on(placement, f"server answered {status} to the pool")
+        if status in _SERVER_TROUBLE:
+            self._fault(placement, Cause.DOWN, f"refused a join with status {status}")
+            await self._changed(_VERDICT)
+            return await self._give_up_on(placement, answer.body.decode("utf-8", "replace"))
+        if request.query.resume:
+            self._door.answer_leave(request)
+            return True
+        if status == 404 and request.path == b"/rtc/v1" and _NOT_FOUND_V1 in answer.body:
+            self._door.refuse(404, _NOT_FOUND_V1.decode())
+        elif returning and status < 500:
+            # Old SDKs take any 4xx on their way back for the end of the call.
+            self._unavailable(f"the LiveKit server answered {status}, try again")
+        else:
+            self._door.refuse(status, answer.body.decode("utf-8", "replace"))
+        return True
+
+    async def _give_up_on(self, placement: Placement, text: str) -> bool:
+        """After a refusal and a wait: try again if something changed, else tell the client."""
+        if not await self._still_right(placement):
+            return False
+        if self._request.query.resume:
+            self._door.answer_leave(self._request)
+        else:
+            self._unavailable(text)
+        return True
