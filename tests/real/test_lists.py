@@ -53,14 +53,14 @@ async def servers(tmp_path: Path, livekit_program: Path) -> AsyncIterator[dict[s
 
 
 @asynccontextmanager
-async def call_of(pool: Machines) -> AsyncIterator[list[Participant]]:
-    """A call of three through the balancer."""
+async def call_of(pool: Machines, url: str = "") -> AsyncIterator[list[Participant]]:
+    """A call of three through the balancer, or at ``url``."""
     async with AsyncExitStack() as stack:
         people = [
             await stack.enter_async_context(Participant(f"p{number}")) for number in range(PEOPLE)
         ]
         for who in people:
-            await pool.join(who, hear=False)
+            await who.join(url or pool.url, pool.token("standup", who.identity), hear=False)
         people[1].start_sending()
         await all_meet(people)
         await settled(people)
@@ -272,10 +272,19 @@ async def test_a_server_that_not_every_machine_has_is_not_chosen(
 ) -> None:
     before = [servers[name] for name in ("red", "green")]
     after = [servers[name] for name in ("red", "blue", "green")]
-    async with machines(tmp_path, before) as pool, call_of(pool) as people:
+    # Only the machine that has it sees for itself that the active server is dead.
+    late = {n: {"LIVEKIT_POOL_PROBE_INTERVAL": "60"} for n in (1, 2)}
+    async with machines(tmp_path, before, settings=late) as pool:
         await roll(pool, 0, after)
-        with_it = {"machine0": ["red", "blue", "green"]}
-        await in_the_middle(pool, with_it | {f"machine{n}": ["red", "green"] for n in (1, 2)})
+        await leave_the_next_server_to_others(pool, servers, after)
+
+
+async def leave_the_next_server_to_others(
+    pool: Machines, servers: Mapping[str, LocalServer], after: Sequence[LocalServer]
+) -> None:
+    names = {"machine0": [server.name for server in after]}
+    async with call_of(pool, pool.pools[0].url) as people:
+        await in_the_middle(pool, names | {f"machine{n}": ["red", "green"] for n in (1, 2)})
 
         await servers["red"].kill()
         await pool.agree_on("green")
