@@ -151,6 +151,36 @@ async def test_while_the_store_is_away_a_room_is_where_somebody_made_it_last(
 
 
 @scene(Store)
+async def test_who_made_a_room_unheard_follows_who_else_made_it(pool: Setting) -> None:
+    """Although its own copy is the newer one: the others may reach the store."""
+    goes_away(pool)
+    session = await pool.a.join_settled("standup")
+    assert session.server == "red"
+    pool.a.driver.having = {"red": {"standup"}, "green": {"standup"}}
+    pool.a.driver.made_last = ["red", "green"]
+
+    await asyncio.sleep(30)
+
+    assert [placement.server for placement in session.moves] == ["green"]
+
+
+@scene(Store)
+async def test_two_who_are_cut_off_do_not_chase_each_other(pool: Setting) -> None:
+    goes_away(pool)
+    session = await pool.a.join_settled("standup")
+    pool.a.driver.having = {"red": {"standup"}, "green": {"standup"}}
+    pool.a.driver.made_last = ["green", "red"]
+    await asyncio.sleep(30)
+    assert [placement.server for placement in session.moves] == ["green"]
+    back = await pool.a.join_settled("standup")
+    pool.a.driver.made_last = ["red", "green"]
+
+    await asyncio.sleep(60)
+
+    assert (back.server, back.moves) == ("green", [])
+
+
+@scene(Store)
 async def test_servers_that_do_not_say_what_they_have_hold_nobody_up(pool: Setting) -> None:
     goes_away(pool)
     pool.a.driver.having = {"blue": {"standup"}}

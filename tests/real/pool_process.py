@@ -38,6 +38,8 @@ class PoolProcess:
         port: the port it serves.
         key: the pool's key.
         secret: the pool's secret.
+        servers: the list of servers that it starts with next time, in order.
+        settings: the other environment variables that it starts with next time.
         log: file with all that it and its workers write.
     """
 
@@ -71,8 +73,8 @@ class PoolProcess:
         self._tls = tls
         if tls is not None:
             self._command += ["--tls-cert", str(tls.path), "--tls-key", str(tls.key)]
-        self._servers = list(servers)
-        self._settings = settings or {}
+        self.servers = list(servers)
+        self.settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: set[int] = set()
 
@@ -112,8 +114,8 @@ class PoolProcess:
             "LIVEKIT_POOL_PORT": str(self.port),
             "LIVEKIT_POOL_KEY": self.key,
             "LIVEKIT_POOL_SECRET": self.secret,
-            **environment(self._servers),
-            **self._settings,
+            **environment(self.servers),
+            **self.settings,
         }
 
     # ---- starting, stopping, killing ----
@@ -229,7 +231,7 @@ class PoolProcess:
     def leaks(self) -> list[str]:
         """What its log must never hold and does: secrets, by their owner's name, and tokens."""
         text = self.log_text()
-        owned = {"pool": self.secret} | {server.name: server.secret for server in self._servers}
+        owned = {"pool": self.secret} | {server.name: server.secret for server in self.servers}
         found = [f"secret of {name}" for name, secret in owned.items() if secret in text]
         # A JWT's header begins with {" and so its base64 with eyJ.
         tokens = re.findall(r"eyJ[\w-]{10,}\.[\w-]+", text)

@@ -157,6 +157,7 @@ async def test_who_knows_more_than_this_process_is_told_nothing_older(
         await until(lambda: ("fresh", {"revision": 8}) in pool.calls)
         pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
         pool.announce(document(9, "red"), rotation(9, "blue", "red"))
+        assert await stream.event() == state(8, "blue")
         assert await stream.event() == rotated(9, "blue", "red")
 
 

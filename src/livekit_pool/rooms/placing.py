@@ -39,7 +39,9 @@ class Placing:
         # Found out without the store, by room; and those that a step put where they are.
         self._own: dict[str, Placement] = {}
         self._stepped: set[str] = set()
-        # Servers that a room was followed away from while the store is away.
+        # While the store cannot be asked: rooms that this process made, found nowhere before, and
+        # the servers from which it followed others away.
+        self._made: set[str] = set()
         self._left: dict[str, set[str]] = {}
 
     @property
@@ -140,10 +142,10 @@ class Placing:
         """
         Look for rooms of ``held`` that are on two servers, while no store tells where they are.
 
-        Others may have moved a room without this process hearing of it. While the store is away
-        they are followed wherever they are, since they may reach it; but never to a server that
-        the room of this process has left in this time, lest two who are both cut off chase each
-        other. Else the copy that was made last counts.
+        Others may have moved a room without this process hearing of it: the copy that was made
+        last counts. But one that this process made itself, while it could not ask the store, gives
+        way to any other, since others may reach the store. No room goes back to a server that it
+        left so, lest two processes that are both cut off chase each other.
 
         Returns:
             where those rooms are that somebody else is in.
@@ -171,10 +173,9 @@ class Placing:
         # Who is not on the server where it should be is on the way to it.
         if placement.server not in having:
             return None
-        if self._driver.store_ok:
-            return None if having[0] == placement.server else having[0]
+        others = having if placement.room in self._made else having[:1]
         left = self._left.get(placement.room, ())
-        return next((name for name in having if name not in {placement.server, *left}), None)
+        return next((name for name in others if name not in {placement.server, *left}), None)
 
     def adopt(self, placement: Placement) -> None:
         """Go by ``placement``, which a client brought in a token of this pool's."""
@@ -201,13 +202,15 @@ class Placing:
         Raises:
             StoreError: it does not answer.
         """
+        if self._driver.store_ok:
+            self._made.clear()
+            self._left.clear()
         if not self.shared:
             self._own = {room: own for room, own in self._own.items() if room in joined}
             self._own.update({placement.room: placement for placement in held})
             return ()
         stepped, self._stepped = self._stepped, set()
         self._own.clear()
-        self._left.clear()
         try:
             return [
                 *await self._store.renew([p for p in held if p.room not in stepped], process),
@@ -239,7 +242,9 @@ class Placing:
         """Ask the servers which has ``room``; ``server`` if it does, or none of them."""
         having = await self._asked(room) if self._elsewhere_possible() else ()
         found = Placement(room=room, server=server, revision=revision)
-        if having and not self._driver.store_ok:
+        if not having and not self._driver.store_ok:
+            self._made.add(room)
+        elif having and not self._driver.store_ok:
             # Those who reach the store may have moved it there: it is not for this process, which
             # does not know of it, to take it back.
             found = Placement(room=room, server=having[0], revision=revision)
