@@ -12,7 +12,7 @@ import pytest
 from livekit_pool import observe
 from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.health import Settings
-from livekit_pool.driver import Driver, loop
+from livekit_pool.driver import Driver, loop, writing
 from livekit_pool.exceptions import NoAnswer, StoreCorrupt, StoreUnavailable
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Ledger, Loaded, Swapped
@@ -98,7 +98,7 @@ class Store(test_driver.Store):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "HEARTBEAT", 0.02)
-    monkeypatch.setattr(loop, "COPY", 0.02)
+    monkeypatch.setattr(writing, "COPY", 0.02)
 
 
 @pytest.fixture
