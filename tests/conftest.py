@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ TOOLS = {
     "node": (("node",), "nodejs npm"),
     "haproxy": (("haproxy",), "haproxy"),
     "redis": (("redis-server",), "redis-server"),
+    "ip": (("ip",), "iproute2"),
 }
 # These also need npm's packages, which `make test` installs.
 NEED_NPM_PACKAGES = {"chromium", "node"}
@@ -27,6 +29,12 @@ FIRESTORE_JAR = "LIVEKIT_POOL_TEST_FIRESTORE_JAR"
 FIRESTORE_HINT = (
     "needs firestore: run 'sudo apt-get install default-jre-headless' and 'gcloud components"
     f" install cloud-firestore-emulator', or name the emulator's jar in {FIRESTORE_JAR}"
+)
+
+
+# Making a network namespace takes root's rights.
+NAMESPACES_HINT = (
+    "needs namespaces: run 'sudo apt-get install iproute2' and the tests as root, on Linux"
 )
 
 
@@ -45,10 +53,16 @@ def find_firestore() -> tuple[Path, Path] | None:
 
 
 def find_tool(tool: str) -> Path | None:
-    """The path of one of the `TOOLS` or of the Firestore emulator, None where it is missing."""
+    """
+    The path of one of the `TOOLS`, or of the Firestore emulator; None where it is missing.
+
+    That of ``namespaces`` is the command that makes them.
+    """
     if tool == "firestore":
         emulator = find_firestore()
         return emulator[1] if emulator else None
+    if tool == "namespaces":
+        return find_tool("ip") if sys.platform == "linux" and os.geteuid() == 0 else None
     if tool in NEED_NPM_PACKAGES and not (NODE / "node_modules").is_dir():
         return None
     # Debian keeps servers in sbin, which is not on every user's PATH.
@@ -69,6 +83,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _hint(tool: str) -> str:
     if tool == "firestore":
         return FIRESTORE_HINT
+    if tool == "namespaces":
+        return NAMESPACES_HINT
     return f"needs {tool}: run 'sudo apt-get install {TOOLS[tool][1]}' and 'make test'"
 
 

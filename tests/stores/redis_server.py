@@ -69,6 +69,10 @@ class RedisServer:
         """Its ``redis://`` URL."""
         return f"redis://127.0.0.1:{self.port}"
 
+    def runs_by(self, *command: str) -> None:
+        """From its next start on it is run by ``command``, such as one that changes its network."""
+        self._command = [*command, *self._command]
+
     def start(self) -> None:
         """Start it, with what its files hold, and wait until it listens."""
         self._process = subprocess.Popen(
