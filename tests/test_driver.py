@@ -15,6 +15,7 @@ from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver, loop, tasks
+from livekit_pool.exceptions import StoreCorrupt
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
 from livekit_pool.stores.memory import MemoryStore
@@ -216,6 +217,19 @@ async def test_a_last_rotation_in_another_age_is_no_time_to_go_by() -> None:
             SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
         ) as second:
             assert second.now() < NOON + HOUR
+
+
+class DamagedStore(Store):
+    """One whose history nobody can read."""
+
+    async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
+        raise StoreCorrupt("The history is damaged.")
+
+
+async def test_a_damaged_history_keeps_nobody_from_starting() -> None:
+    async with driving(DamagedStore(), FakeProber()) as driver:
+        assert driver.document.active_server == "red"
+        assert driver.store_ok
 
 
 async def rotated_by_another(store: Store) -> None:

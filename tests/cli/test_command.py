@@ -107,7 +107,7 @@ def test_a_refusal_is_exit_code_1_and_the_pools_sentence(command: Run, pool: Scr
 def test_an_unexpected_error_is_one_sentence_without_its_text(
     command: Run, pool: ScriptedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("GET /rtc?access_token=secret")
 
     monkeypatch.setattr(status_module, "status_table", fail)

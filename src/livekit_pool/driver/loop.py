@@ -204,7 +204,7 @@ class Driver:
             document = (await self.store.load()).document
         if document is None:
             document = await self._make_document()
-        self._writing.remember(reversed(await self.store.history(REMEMBERED)))
+        self._writing.remember(reversed(await self._past(REMEMBERED)))
         await self._read_rows()
         self.feed(Loaded(document=document))
 
@@ -212,7 +212,7 @@ class Driver:
         return any(row.started < self._started - NEWBORN_WAIT for row in await self.store.rows())
 
     async def _make_document(self) -> Document:
-        history = await self.store.history(1)  # of a document that is gone for good
+        history = await self._past(1)  # of a document that is gone for good
         first = new_document(
             lineage=secrets.token_hex(8),
             names=tuple(self.servers),
@@ -222,6 +222,13 @@ class Driver:
         )
         swapped = await self.store.create(first, f"{self.process}-create")
         return swapped.document or first
+
+    async def _past(self, limit: int) -> Sequence[Rotation]:
+        """The newest rotations; none where the history is damaged, which is no reason to stop."""
+        try:
+            return await self.store.history(limit)
+        except StoreCorrupt:
+            return ()
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run ``work`` as long as the driver runs; its failure is logged, never lost."""
