@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -358,9 +358,10 @@ class LocalServer:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         # On the calling thread: PR_SET_PDEATHSIG watches the thread that forked, not the process.
+        command, arrange = die_with_parent([self._program])
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [self._program],
+                command,
                 # Not the caller's environment: LIVEKIT_KEYS, NODE_IP and others would override.
                 # Not arguments: `ps` shows those to everybody.
                 env={
@@ -373,7 +374,7 @@ class LocalServer:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal is for us, not for it.
                 process_group=0,
-                preexec_fn=die_with_parent(),
+                preexec_fn=arrange,
             )
 
     def _configuration(self) -> dict[str, object]:
@@ -428,15 +429,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def die_with_parent() -> Callable[[], None] | None:
+def die_with_parent(
+    command: Sequence[str | Path],
+) -> tuple[list[str | Path], Callable[[], None] | None]:
     """
-    What a child runs before its program (`subprocess.Popen`'s ``preexec_fn``), so that no crash of
-    ours leaves it behind. None where there is no such thing.
+    How to start ``command`` so that no crash of ours leaves it behind.
 
-    On Linux the child is killed when the thread that started it ends.
+    On Linux it is killed when the thread that started it ends, by setpriv(1) of util-linux, which
+    turns into what it runs. Elsewhere there is no such thing.
+
+    Returns:
+        what to run in its place, and `subprocess.Popen`'s ``preexec_fn``: None, unless setpriv is
+        missing. Code of ours between fork and exec may wait for ever for a lock that another
+        thread held at the fork, and LiveKit's SDK brings many threads.
     """
     if sys.platform != "linux":
-        return None
+        return [*command], None
+    if setpriv := shutil.which("setpriv"):
+        return [setpriv, "--pdeathsig", "KILL", "--", *command], None
     # Found before the fork: after it the child may only make calls that take no lock.
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
@@ -446,7 +456,7 @@ def die_with_parent() -> Callable[[], None] | None:
         if os.getppid() != parent:  # it died before the call above
             os._exit(1)
 
-    return arrange
+    return [*command], arrange
 
 
 if __name__ == "__main__":

@@ -197,11 +197,12 @@ class _balancer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> str:
+        command, arrange = die_with_parent([str(find_tool("haproxy")), "-db", "-f", self._file])
         self._process = subprocess.Popen(
-            [str(find_tool("haproxy")), "-db", "-f", str(self._file)],
+            command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(),
+            preexec_fn=arrange,
         )
         return f"ws://127.0.0.1:{self._port}"
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import secrets
-import shutil
 import signal
 import ssl
 import subprocess
@@ -25,9 +24,6 @@ from tests.real.call import make_token
 from tests.real.until import until
 
 COMMAND = (str(Path(sys.executable).with_name("livekit-pool")), "serve")
-# setpriv(1) of util-linux turns into what it runs. Code of ours between fork and exec may wait for
-# ever for a lock that a thread held at the fork, and participants bring many threads.
-_DYING_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 READY_SECONDS = 20.0
 STOP_SECONDS = 15.0
 
@@ -140,9 +136,10 @@ class PoolProcess:
     def launch(self) -> None:
         """Start it and wait for nothing."""
         assert not self.running, "the pool runs already"
+        command, arrange = die_with_parent(self._command)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_DYING_WITH_US, *self._command],
+                command,
                 env=self.environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -150,7 +147,7 @@ class PoolProcess:
                 stderr=subprocess.STDOUT,
                 # Whatever it leaves behind can then be found, and ended, by its session.
                 start_new_session=True,
-                preexec_fn=None if _DYING_WITH_US else die_with_parent(),
+                preexec_fn=arrange,
             )
         self._sessions.add(self._process.pid)
 

@@ -152,9 +152,12 @@ class Stage:
             await asyncio.sleep(0.05)
 
     def _launch_pool(self) -> subprocess.Popen[bytes]:
+        command, arrange = die_with_parent(
+            [sys.executable, "-c", "from livekit_pool.cli import main; main()", "serve"]
+        )
         with (self._folder / "pool.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", "from livekit_pool.cli import main; main()", "serve"],
+                command,
                 # Neither the caller's environment nor their folder, where a .env file of another
                 # pool may lie.
                 env={
@@ -174,7 +177,7 @@ class Stage:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal is for us, not for it.
                 process_group=0,
-                preexec_fn=die_with_parent(),
+                preexec_fn=arrange,
             )
 
     async def _all_up(self) -> bool:
