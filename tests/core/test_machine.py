@@ -515,3 +515,25 @@ def test_participants_of_all_processes_set_the_pace() -> None:
     swap = swap_of(pool.probed("red", REFUSED))
     assert swap.rotation is not None
     assert swap.rotation.window == swap.document.window == 5.0
+
+
+def test_a_foreign_rotation_is_answered_before_an_operators() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    first = swap_of(pool.feed(ask(to="green")))
+    theirs = swap_of(pool.lost(first, foreign))
+    assert theirs.rotation is not None
+    assert (theirs.rotation.cause, theirs.rotation.to) == (Cause.FOREIGN, "blue")
+    ours = swap_of(pool.won(theirs))
+    assert ours.rotation is not None
+    assert (ours.rotation.cause, ours.rotation.to) == (Cause.MANUAL, "green")
+
+
+def test_a_refusal_that_nothing_explains_is_not_answered_at_once() -> None:
+    """As when somebody edited a database so that what is read is not what is compared."""
+    pool = Pool()
+    asked = swap_of(pool.feed(ask(to="green")))
+    assert swaps_of(pool.lost(asked, pool.document)) == []
+    assert swaps_of(pool.feed(Tick())) == []
+    pool.now += 0.3
+    assert swap_of(pool.feed(Tick())).document.active_server == "green"

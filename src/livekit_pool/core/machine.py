@@ -465,6 +465,13 @@ class PoolMachine:
         elif self._foreign_from is None:
             self._foreign_from = now
         situation = self._situation(self.document, now)
+        if self.document.foreign_index is not None:
+            # What anybody writes now would wipe out what the foreign client wrote: that is answered
+            # first, and an operator's word, who asks at the same moment, is the last.
+            answer = decide(situation)
+            if answer.document is not None:
+                self._carry_out(answer, now)
+                return
         if self._serve_requests(situation):
             return
         self._carry_out(self._stepping.reconcile(situation) or decide(situation), now)
@@ -509,7 +516,9 @@ class PoolMachine:
 
 def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool:
     """Whether the store refuses ``swap`` although what it shows is what that expected."""
-    return isinstance(swap, Swap) and there is not None and there.revision <= swap.expected
+    if not isinstance(swap, Swap) or there is None or there.foreign_index is not None:
+        return False
+    return there.revision <= swap.expected
 
 
 def _has_same_active(document: Document, current: Document) -> bool:
