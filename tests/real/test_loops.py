@@ -22,11 +22,11 @@ from tests.real.until import until
 SENTENCE = "this pool is configured as a server of itself"
 
 
-def pool_of(folder: Path, url: str) -> tuple[PoolProcess, dict[str, str]]:
-    """A pool with one server at ``url``, and its settings, to be completed before it starts."""
+def pool_of(folder: Path, url: str) -> PoolProcess:
+    """A pool with one server at ``url``, whose settings are to be completed before it starts."""
     folder.mkdir(exist_ok=True)
     settings = {"LIVEKIT_SERVERS_0_NAME": "round", "LIVEKIT_SERVERS_0_URL": url}
-    return PoolProcess(folder, [], settings=settings), settings
+    return PoolProcess(folder, [], settings=settings)
 
 
 def key_of(pool: PoolProcess) -> dict[str, str]:
@@ -60,8 +60,8 @@ async def check_refused(pool: PoolProcess) -> None:
 async def test_a_pool_behind_its_own_forwarded_port(tmp_path: Path) -> None:
     port, held = reserve_port()
     held.close()
-    pool, settings = pool_of(tmp_path, f"ws://127.0.0.1:{port}")
-    settings |= key_of(pool)
+    pool = pool_of(tmp_path, f"ws://127.0.0.1:{port}")
+    pool.settings |= key_of(pool)
     async with forwarded(port, to=pool.port) as heads, pool:
         await check_refused(pool)
         # Once round, and not again and again until something gives in.
@@ -70,10 +70,10 @@ async def test_a_pool_behind_its_own_forwarded_port(tmp_path: Path) -> None:
 
 
 async def test_two_pools_that_are_servers_of_each_other(tmp_path: Path) -> None:
-    one, settings = pool_of(tmp_path / "one", "ws://to-be-replaced")
-    other, others_settings = pool_of(tmp_path / "other", one.url)
-    settings |= key_of(other) | {"LIVEKIT_SERVERS_0_URL": other.url}
-    others_settings |= key_of(one)
+    one = pool_of(tmp_path / "one", "ws://to-be-replaced")
+    other = pool_of(tmp_path / "other", one.url)
+    one.settings |= key_of(other) | {"LIVEKIT_SERVERS_0_URL": other.url}
+    other.settings |= key_of(one)
     async with one, other:
         await check_refused(one)
         await check_refused(other)
