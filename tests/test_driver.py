@@ -13,7 +13,7 @@ from livekit_pool import observe
 from livekit_pool.core.actions import Announce
 from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.events import ProbeOutcome
-from livekit_pool.core.health import Health, Settings
+from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver, loop, tasks
 from livekit_pool.exceptions import StoreCorrupt
 from livekit_pool.servers import Server
@@ -217,52 +217,6 @@ async def test_a_last_rotation_in_another_age_is_no_time_to_go_by() -> None:
             SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
         ) as second:
             assert second.now() < NOON + HOUR
-
-
-class MeteredStore(Store):
-    """One where writes cost, so that heartbeats are few."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beats = 0
-
-    @property
-    def heartbeat(self) -> float:
-        return 1000.0
-
-    async def beat(self, row: ProcessRow) -> None:
-        self.beats += 1
-        await super().beat(row)
-
-
-async def test_where_writes_cost_news_is_told_at_once_but_not_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pauses: list[float] = []
-    pause = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        if seconds == loop.NEWS_PAUSE:
-            pauses.append(seconds)
-            await pause.wait()
-        else:
-            await real_sleep(seconds)
-
-    real_sleep = asyncio.sleep
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    store, prober = MeteredStore(), FakeProber()
-    async with driving(store, prober) as driver:
-        await until(lambda: bool(pauses))
-        before = store.beats
-        for _ in range(5):
-            prober.refusing = {"green"}
-            await until(lambda: driver.machine.health("green") is Health.DOWN)
-            prober.refusing = set()
-            await until(lambda: driver.machine.health("green") is Health.UP)
-        assert store.beats == before
-
-        pause.set()
-        await until(lambda: store.beats > before)
 
 
 class DamagedStore(Store):

@@ -80,12 +80,6 @@ TICK: Final = 0.25
 NEWBORN_WAIT: Final = 3.0
 """Seconds to wait, after finding no document where one may be lost, before making one."""
 
-NEWS_PAUSE: Final = 10.0
-"""
-Seconds between two heartbeats for news where writes cost: a server that goes up and down all day
-then costs 8,640 of them.
-"""
-
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
 
@@ -631,8 +625,6 @@ class Driver:
             except (StoreError, TimeoutError) as error:
                 self._store_failed(error)
             urgent = not self._store_ok or self.machine.wants_witness
-            if not urgent and self.store.heartbeat > HEARTBEAT:
-                await asyncio.sleep(NEWS_PAUSE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT if urgent else self.store.heartbeat):
                     await self._news.wait()
