@@ -132,7 +132,7 @@ async def test_a_storm(pool: PoolProcess, livekit_servers: list[LocalServer], se
             for who in members:
                 await meets_again(who, members, pool)
         assert storm.failed == []
-        assert storm.joins > 10  # how many there are in the time, the machine says
+        assert storm.joins > 20
         for members in people.values():
             for who in members:
                 assert who.count("disconnected") == 0, who.history()
