@@ -174,7 +174,7 @@ class Driver:
             async with asyncio.timeout(PATIENCE):
                 await self._begin()
         except (StoreUnavailable, StoreOutcomeUnknown, TimeoutError) as error:
-            self._store_failed(error)
+            self.store_failed(error)
         for work in (self._ticks, self._watch, self._beats, self._clean):
             self.keep(work)
         self.keep(self._writing.keep_copies)
@@ -477,7 +477,7 @@ class Driver:
         except Exception as error:  # the outermost frame: the machine waits for an answer
             if not isinstance(error, StoreError | TimeoutError):
                 observe.failure(observe.TASK_FAILED, error, task="swap")
-            self._store_failed(error)
+            self.store_failed(error)
             self.feed(SwapFailed(operation=action.operation))
             self.store_answered()  # it may: reading it tells what became of the change
             return
@@ -486,23 +486,27 @@ class Driver:
     # -- following the store --
 
     async def _load(self) -> Document:
-        before = self.machine.document
         try:
             async with asyncio.timeout(PATIENCE):
-                loaded = await self.store.load()
+                await self._take_in()
         except TimeoutError as error:
-            self._store_failed(error)
+            self.store_failed(error)
             raise StoreUnavailable("the store did not answer in time") from None
         except StoreError as error:
-            self._store_failed(error)
+            self.store_failed(error)
             raise
         self.store_answered()
-        self._clock.sync(loaded)
         self._last_tick = time.monotonic()
         self.stale = False
+        return self.document
+
+    async def _take_in(self) -> None:
+        """Read what the store holds, and follow it."""
+        before = self.machine.document
+        loaded = await self.store.load()
+        self._clock.sync(loaded)
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
-        return self.document
 
     def _outrun(self, found: Document | None, before: Document | None) -> bool:
         """Whether news came while ``found`` was read, to which it only seems a step back."""
@@ -516,11 +520,8 @@ class Driver:
         if not self._store_ok and (self._return is None or self._return.done()):
             self._return = self._tasks.spawn(self._come_back())
 
-    def store_failed(self, error: StoreError) -> None:
+    def store_failed(self, error: Exception) -> None:
         """The store did not answer: from now on this process goes by what it knows."""
-        self._store_failed(error)
-
-    def _store_failed(self, error: Exception) -> None:
         self._store_detail = str(error) if isinstance(error, StoreError) else "no answer in time"
         if not self._store_ok:
             return
@@ -539,7 +540,7 @@ class Driver:
                 else:
                     await self._read_again()
         except (StoreError, TimeoutError) as error:
-            self._store_failed(error)
+            self.store_failed(error)
             return
         self._store_ok = True
         observe.event(observe.STORE_BACK, logging.WARNING, store=self.store.url)
@@ -550,11 +551,7 @@ class Driver:
         await self.store.beat(self.row())
         await self._read_rows()
         # Last, with nothing to wait for after it: a swap that fails meanwhile waits for this.
-        before = self.machine.document
-        loaded = await self.store.load()
-        self._clock.sync(loaded)
-        if not self._outrun(loaded.document, before):
-            self.feed(Loaded(document=loaded.document))
+        await self._take_in()
 
     async def _watch(self) -> None:
         while True:
@@ -623,7 +620,7 @@ class Driver:
                     await self._read_rows()
                 self.store_answered()
             except (StoreError, TimeoutError) as error:
-                self._store_failed(error)
+                self.store_failed(error)
             urgent = not self._store_ok or self.machine.wants_witness
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT if urgent else self.store.heartbeat):
