@@ -28,7 +28,8 @@ def written(document: str) -> str:
         begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
         before, begun, rest = document.partition(begin)
         _, ended, after = rest.partition(end)
-        assert begun and ended, f"the document has no place for the table {name!r}"
+        assert begun, f"the document has no place for the table {name!r}"
+        assert ended, f"the table {name!r} has no end"
         document = f"{before}{begin}{table}{end}{after}"
     return document
 
