@@ -4,6 +4,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     a foreign client wrote another index   -> foreign, or the active one is written back
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
+    the active server is drained           -> manual, as soon as another one is available
     joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
     the list changed                       -> positions are written anew
 
@@ -19,7 +20,15 @@ from typing import Final
 
 from .actions import Note, NoteEvent
 from .choice import Candidate, Choice, last_resort, next_available
-from .document import Cause, Document, Rotation, listed, rotated, written_back
+from .document import (
+    Cause,
+    Document,
+    Rotation,
+    drain_reason,
+    listed,
+    rotated,
+    written_back,
+)
 from .faults import COOLS, KINDS
 from .health import cooled
 from .situation import FRESH, Situation
@@ -159,6 +168,15 @@ def _leave_removed(situation: Situation) -> Decision:
     return decision
 
 
+def _leave_drained(situation: Situation) -> Decision:
+    # It was drained by force, when there was nowhere to go: what was asked for then is done now.
+    mark = situation.document.record(situation.active).drained
+    if mark is None or situation.document.paused is not None:
+        return _NOTHING
+    reason = drain_reason(mark.reason)
+    return _leave(situation, next_available, Cause.MANUAL, reason, actor=mark.by)
+
+
 def _leave_refusing(situation: Situation) -> Decision:
     document, faults, settings = situation.document, situation.faults, situation.settings
     # Passing probes show that the fault is not our own network's.
@@ -185,6 +203,7 @@ _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
     _answer_foreign,
     _leave_down,
     _leave_removed,
+    _leave_drained,
     _leave_refusing,
     _write_positions,
 )
@@ -195,11 +214,12 @@ def _leave(
     policy: Callable[[Sequence[Candidate]], Choice],
     cause: Cause,
     reason: str,
+    actor: str | None = None,
 ) -> Decision:
     """Leave the active server for the one that ``policy`` chooses, if there is one."""
     choice = policy(situation.candidates)
     if choice.server is not None:
-        return _rotation(situation, choice.server, cause, reason)
+        return _rotation(situation, choice.server, cause, reason, actor)
     if choice.probe:
         return Decision(probe=choice.probe)
     return Decision(notes=(_note(NoteEvent.NO_SERVER, server=situation.active),))

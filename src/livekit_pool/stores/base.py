@@ -129,6 +129,7 @@ class ProcessRow:
         health: server name -> {"health", "at", "outcome", "detail", ...} as it sees them (JSON).
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
+        revision: of the document that it follows; 0 before it has one.
     """
 
     process: str
@@ -139,6 +140,7 @@ class ProcessRow:
     health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
+    revision: int = 0
     beat: float = 0.0
 
 
