@@ -182,6 +182,14 @@ def test_whether_another_server_is_the_last_may_take_a_probe() -> None:
     assert unseen.probe == ("blue",)
 
 
+def test_whether_another_server_is_the_last_may_take_a_signed_probe() -> None:
+    over = ServerRecord(cool_down_until=START - 0.5, cool_down_cause=Cause.RATE_LIMIT, failures=1)
+    shared = replace(document(), servers={"green": over})
+    answer = drain("blue", {**ALL_WELL, "red": REFUSED}, shared)
+    assert isinstance(answer, Wait)
+    assert (answer.probe, answer.signed) == ((), ("green",))
+
+
 def test_a_server_that_is_not_available_is_not_the_last_available_one() -> None:
     answer = go(drain("blue", {"red": REFUSED, "green": REFUSED, "blue": REFUSED}))
     assert answer.document.record("blue").drained == SET

@@ -61,10 +61,11 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Probes of ``probe`` will tell; if they do not in time, it is ``otherwise``."""
+    """Probes of ``probe``, and signed ones, will tell; if not in time, it is ``otherwise``."""
 
     probe: tuple[str, ...]
     otherwise: Go | No
+    signed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def _rotation(asked: Asked, event: RotateAsked, situation: Situation) -> Verdict
         if choice.server is not None:
             return _go(event, choice.server, situation)
         nowhere = No("no_server", "No other server of the pool is available.")
-        return Wait(choice.probe, nowhere) if choice.probe else nowhere
+        return Wait(choice.probe, nowhere, choice.signed) if choice.waits else nowhere
     if event.to == document.active_server:
         return Done()
     return _towards(event, event.to, situation)
@@ -190,7 +191,7 @@ def _drain(event: MarkAsked, mark: Mark, situation: Situation) -> Verdict:
     if choice.server is not None:
         return _drain_active(event, mark, choice.server, situation)
     otherwise = stays if event.force else _last(server)
-    return Wait(choice.probe, otherwise) if choice.probe else otherwise
+    return Wait(choice.probe, otherwise, choice.signed) if choice.waits else otherwise
 
 
 def _unless_last(server: str, drain: Go, situation: Situation) -> Verdict:
@@ -199,9 +200,15 @@ def _unless_last(server: str, drain: Go, situation: Situation) -> Verdict:
     others = [situation.candidate(name) for name in in_turn(situation.names, server)]
     if any(other.available and other.shared for other in others):
         return drain
-    unseen = tuple(one.name for one in (*others, candidate) if one.worth_a_probe)
-    if candidate.available or candidate.worth_a_probe:
-        return Wait(unseen, _last(server)) if unseen else _last(server)
+    all_of_them = (*others, candidate)
+    unseen = tuple(one.name for one in all_of_them if one.worth_a_probe)
+    unsure = tuple(
+        one.name
+        for one in all_of_them
+        if one.worth_a_signed_probe and one.shared and not one.available
+    )
+    if candidate.available or candidate.name in (*unseen, *unsure):
+        return Wait(unseen, _last(server), unsure) if unseen or unsure else _last(server)
     return drain
 
 
