@@ -335,7 +335,7 @@ class World:
         """Whatever a person set, nothing undoes or changes but what a person asks for."""
         waiting = [self.requests[request][1] for request in process.asked - self.answered]
         for server in ("", *NAMES):
-            before, after = mark_of(self.document, server), mark_of(swap.document, server)
+            before, after = self.document.marks.get(server), swap.document.marks.get(server)
             if before != after:
                 assert None in (before, after), "a mark was set over another one"
                 wished = any(wants(event, server, after) for event in waiting)
@@ -364,9 +364,7 @@ class World:
         assert restore.document.lineage == kept.lineage, "a younger lineage was brought back"
         assert restore.document.active_server == kept.active_server, "a rotation by accident"
         assert restore.document.active_since == kept.active_since
-        for server in ("", *NAMES):
-            there = mark_of(restore.document, server), mark_of(kept, server)
-            assert there[0] == there[1], "a mark was lost with what was brought back"
+        assert restore.document.marks == kept.marks, "a mark was lost with what was brought back"
 
     def check_step(self, process: Process, step: Step) -> None:
         """A step leaves a dead server while the store is away, for one that was not taken out."""
@@ -436,11 +434,6 @@ class World:
                 self.execute(process)
                 self.answer(process)
                 self.load(process, self.stored)
-
-
-def mark_of(document: Document, server: str) -> Mark | None:
-    """The drain of ``server``; of no server, the pause."""
-    return document.record(server).drained if server else document.paused
 
 
 def wants(event: RotateAsked | MarkAsked, server: str, mark: Mark | None) -> bool:

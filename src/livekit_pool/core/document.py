@@ -163,6 +163,16 @@ class Document:
         """What is shared about ``server``."""
         return self.servers.get(server, ServerRecord())
 
+    @property
+    def marks(self) -> Mapping[str, Mark]:
+        """What people set: the drains by server name, and the pause under ``""``."""
+        drains = {
+            name: record.drained
+            for name, record in self.servers.items()
+            if record.drained is not None
+        }
+        return drains if self.paused is None else {"": self.paused, **drains}
+
     def rotation(self, from_: str) -> Rotation:
         """The last change of the active server, told from here; its ``reports`` are not known."""
         return Rotation(

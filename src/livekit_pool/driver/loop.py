@@ -158,7 +158,7 @@ class Driver:
         self._store_detail = ""
         self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
-        self._paused: Mark | None = None
+        self._marks: Mapping[str, Mark] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         # The reading of the document that is under way, and the one that begins after it.
         self._loading: asyncio.Task[Document] | None = None
@@ -535,9 +535,9 @@ class Driver:
             case Announce(rotation=rotation, document=document):
                 if rotation is not None:
                     self._writing.remember([rotation])
-                if document.paused != self._paused:
+                if document.marks != self._marks:
                     self._news.set()  # somebody may wait until every process has heard of it
-                self._paused = document.paused
+                self._marks = document.marks
                 self._announced.tell(action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
