@@ -208,7 +208,10 @@ def _await_heard(api: PoolApi, revision: int, limit: float, *, quiet: bool) -> N
 def _unheard(status: dict[str, Any], revision: int) -> str:
     processes = status["processes"]
     lacking = sum(process["revision"] < revision for process in processes)
-    return f"{lacking} of {len(processes)} processes have not heard of it yet" if lacking else ""
+    if not lacking:
+        return ""
+    verb = "has" if lacking == 1 else "have"
+    return f"{lacking} of {len(processes)} processes {verb} not heard of it yet"
 
 
 def _await(
