@@ -247,6 +247,16 @@ def test_drain_does_not_wait_for_what_somebody_undid(command: Run, pool: Scripte
     assert (ran.code, "red was undrained meanwhile" in ran.err) == (1, True)
 
 
+def test_drain_does_not_mistake_who_has_not_heard_of_it_for_an_end_of_it(
+    command: Run, pool: ScriptedPool
+) -> None:
+    deaf = left(0, 7, 8)
+    deaf["revision"], deaf["servers"][0]["drained"] = 7, None
+    seen(pool, deaf, left(0))
+    ran = command("drain", "red", "--reason", "update", "--wait")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "Nobody is left on red.")
+
+
 def test_json_waits_without_a_word_in_between(command: Run, pool: ScriptedPool) -> None:
     seen(pool, left(2), left(0))
     ran = command("drain", "red", "--reason", "update", "--wait", "--json")

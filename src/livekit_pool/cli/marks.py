@@ -184,7 +184,8 @@ def _await_empty(api: PoolApi, name: str, revision: int, limit: float, *, quiet:
 
     def left(status: dict[str, Any]) -> str:
         server = _server(status, name)
-        if not server["drained"]:
+        # Whoever answers may not have heard of the drain yet.
+        if not server["drained"] and status["revision"] >= revision:
             raise PoolError(f"{name} was undrained meanwhile: it is not waited for any more.")
         participants = server["participants"]
         if participants == 1:
