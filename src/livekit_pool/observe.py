@@ -14,6 +14,7 @@ from typing import Final
 
 __all__ = [
     "HEALTH",
+    "MINUTES_LOST",
     "READY",
     "RESTORED",
     "ROTATED",
@@ -34,6 +35,7 @@ STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
+MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"

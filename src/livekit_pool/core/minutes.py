@@ -34,6 +34,7 @@ __all__ = [
     "Stay",
     "folded",
     "mean",
+    "merged",
     "pruned",
     "read",
     "seen",
@@ -70,8 +71,8 @@ class Calendar(Protocol):
     def begin(self, now: float) -> float:
         """The beginning of the period that ``now`` is in; both in seconds since the epoch."""
 
-    def end(self, now: float) -> float:
-        """Its end, the beginning of the next one."""
+    def end(self, now: float) -> float | None:
+        """Its end, the beginning of the next one; None if nobody knows."""
 
 
 class Stay(NamedTuple):
@@ -154,6 +155,14 @@ def read(sums: Mapping[str, int]) -> Account:
     return Account(until=sums.get(WATERMARK, 0), sums=parts, stays=stays)
 
 
+def merged(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Of each key the higher sum, as the ledger merges them."""
+    both = dict(one)
+    for key, total in other.items():
+        both[key] = max(total, both.get(key, 0))
+    return both
+
+
 def used(account: Account, begin: float, end: float) -> float:
     """Minutes that participants were on the server between two moments, seconds since the epoch."""
     first, last = _ms(begin), _ms(end)
@@ -220,7 +229,8 @@ def _within(account: Account, first: int, last: int) -> int:
 def _parts(first: int, last: int, calendar: Calendar) -> Iterator[tuple[int, int]]:
     """Cut the time from ``first`` to ``last`` where a day begins, or a period."""
     while first < last:
-        ends = _ms(calendar.end(first / 1000))
+        period = calendar.end(first / 1000)
+        ends = last if period is None else _ms(period)
         cut = min(last, (first // _DAY + 1) * _DAY, ends if ends > first else last)
         yield first, cut
         first = cut

@@ -57,6 +57,7 @@ from ..servers import Server, fingerprint
 from ..stores.base import (
     HEARTBEAT,
     Changed,
+    Ledger,
     Moved,
     Placement,
     ProcessRow,
@@ -97,6 +98,7 @@ class Driver:
         host: name of this machine. fingerprint: of this process's list of servers.
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
+        direct: server name -> participants past the pool that this process knows of; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -120,6 +122,7 @@ class Driver:
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
+        self.direct: Callable[[], Mapping[str, int]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
         )
@@ -362,6 +365,15 @@ class Driver:
     ) -> Mapping[str, Sequence[str]]:
         """Which servers have each of ``rooms``; see `Probing.where`."""
         return await self._probing.where(rooms, occupied=occupied)
+
+    async def ledger(self) -> Ledger:
+        """
+        All that was counted, as the store has it now.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        return await self._writing.ledger()
 
     def fault(
         self,
@@ -627,6 +639,7 @@ class Driver:
             health=health,
             sessions=dict(self.sessions()),
             probing=self.probing,
+            direct=dict(self.direct()),
         )
 
     async def _beats(self) -> None:

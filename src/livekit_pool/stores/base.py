@@ -130,6 +130,7 @@ class ProcessRow:
         health: server name -> {"health", "at", "outcome", "detail", ...} as it sees them (JSON).
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
+        direct: server name -> number of participants that came past the pool, if it looks for them.
     """
 
     process: str
@@ -140,6 +141,7 @@ class ProcessRow:
     health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
+    direct: Mapping[str, int] = field(default_factory=dict)
     beat: float = 0.0
 
 

@@ -190,6 +190,7 @@ def row_fields(row: ProcessRow) -> dict[str, Value]:
             "health": json.dumps({name: dict(seen) for name, seen in row.health.items()}),
             "sessions": json.dumps(dict(row.sessions)),
             "probing": row.probing,
+            "direct": json.dumps(dict(row.direct)),
         }
     )
 
@@ -207,6 +208,7 @@ def read_row(fields: Mapping[str, Any]) -> ProcessRow | None:
             health=json.loads(content["health"]),
             sessions=json.loads(content["sessions"]),
             probing=content["probing"],
+            direct=json.loads(content.get("direct", "{}")),
             beat=float(content["beat"]),
         )
     except (KeyError, TypeError, ValueError):
