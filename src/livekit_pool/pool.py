@@ -103,6 +103,7 @@ class Pool:
                     cool_down_max=settings.cool_down_max,
                     rotation_interval=settings.rotation_interval,
                     pace=settings.pace,
+                    minutes_share=settings.minutes_share,
                 ),
                 host=settings.machine or socket.gethostname(),
                 probe_interval=settings.probe_interval,
@@ -208,6 +209,10 @@ class Pool:
     def joinable(self, server: str) -> bool:
         """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
         return self.driver.joinable(server)
+
+    def is_full(self, server: str) -> bool:
+        """Whether ``server`` has as many participants as it may have."""
+        return self.metering.is_full(server)
 
     def retry_after(self) -> int:
         """Seconds that a caller should wait who found no server, for ``Retry-After``."""
@@ -412,4 +417,4 @@ class Pool:
 
         While the store is away, over those that were living when it was read last.
         """
-        return await status(self.driver)
+        return await status(self.driver, self.metering)

@@ -23,6 +23,8 @@ LATEST: Final = 600.0
 NEAR: Final = 60.0
 """Seconds before its minutes run out at which a server is left, quiet moment or not."""
 
+_FARTHEST: Final = 366 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -60,14 +62,16 @@ def runs_out(usage: Usage, limits: Limits, now: float) -> float | None:
     """
     When the minutes run out if everybody stays, in seconds since the epoch.
 
-    Each participant uses one minute a minute. None if that is not before the next reset.
+    Each participant uses one minute a minute. None if that is not before the next reset, or not
+    within a year.
     """
     minutes = left(usage, limits, now)
     if minutes is None or not usage.participants:
         return None
-    moment = now + 60.0 * minutes / usage.participants
-    ends = usage.ends
-    return moment if ends is None or now >= ends or moment < ends else None
+    moment, ends = now + 60.0 * minutes / usage.participants, usage.ends
+    if ends is None or now >= ends:
+        ends = now + _FARTHEST
+    return moment if moment < ends else None
 
 
 def is_spent(usage: Usage, limits: Limits, share: float, now: float) -> bool:

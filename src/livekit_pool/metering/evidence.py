@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -44,7 +43,6 @@ class Evidence:
         self._limit = limit
         self._seen: dict[Stay, Span] = {}
         self._live: dict[Stay, tuple[float, int]] = {}  # since when, by how many sessions
-        self._sessions: Counter[str] = Counter()  # by server
         self.lost = 0
 
     def __len__(self) -> int:
@@ -55,14 +53,12 @@ class Evidence:
         if _is_sid(sid):
             since, sessions = self._live.get((server, sid), (self._now(), 0))
             self._live[server, sid] = since, sessions + 1
-            self._sessions[server] += 1
 
     def ended(self, server: str, sid: str) -> None:
         """It is over. A participant may have another: a resume comes before the end of the old."""
         live = self._live.get((server, sid))
         if live is None:
             return
-        self._sessions[server] -= 1
         since, sessions = live
         now = self._now()
         if sessions > 1:
@@ -70,10 +66,6 @@ class Evidence:
         else:
             del self._live[server, sid]
         self.saw(server, sid, since, now)
-
-    def sessions(self, server: str) -> int:
-        """How many sessions are here on ``server``."""
-        return self._sessions[server]
 
     def saw(self, server: str, sid: str, start: float, end: float) -> None:
         """Somebody saw a participant from ``start`` to ``end``, seconds since the epoch."""

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from .. import observe
@@ -51,6 +53,7 @@ class Metering:
         self._driver = driver
         self._evidence = Evidence(driver.now)
         self._looking = Looking(driver, prober, self, occupied)
+        self._sessions: Counter[str] = Counter()
         self._ledger: dict[str, dict[str, int]] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
@@ -72,13 +75,21 @@ class Metering:
 
     # -- witnesses --
 
+    def entered(self, server: str) -> None:
+        """A session on ``server`` is in this process from now on."""
+        self._sessions[server] += 1
+        if self.is_full(server):
+            asyncio.get_running_loop().call_soon(self.count_again)
+
     def began(self, server: str, sid: str) -> None:
-        """A session of participant ``sid`` on ``server`` is in this process from now on."""
+        """It is that of participant ``sid``, whose minutes are counted."""
         self._evidence.began(server, sid)
 
     def ended(self, server: str, sid: str) -> None:
-        """It is over."""
-        self._evidence.ended(server, sid)
+        """It is over; ``sid`` is empty if it has not begun to be counted."""
+        self._sessions[server] -= 1
+        if sid:
+            self._evidence.ended(server, sid)
 
     def witness(
         self, server: str, *, sid: str, joined: float, at: float, kind: str = "STANDARD"
@@ -108,7 +119,7 @@ class Metering:
     def participants(self, server: str) -> int:
         """How many participants are on ``server`` now: through all living processes, and direct."""
         rows = [row for row in self._driver.rows if row.process != self._driver.process]
-        through = self._evidence.sessions(server) + sum(row.sessions.get(server, 0) for row in rows)
+        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in rows)
         direct = max(
             (row.direct.get(server, 0) for row in rows), default=self._looking.direct(server)
         )
@@ -124,6 +135,15 @@ class Metering:
         now, mine = self._driver.now(), sums_of(self._evidence.spans())
         usage = {name: self._usage(name, now, mine) for name in self._driver.servers}
         self._driver.feed(UsageSeen(usage=usage))
+
+    def count_again(self) -> None:
+        """Tell it how many participants there are now; the minutes are those told before."""
+        usage = {
+            name: replace(known, participants=self.participants(name))
+            for name, known in self._driver.machine.usage.items()
+        }
+        if usage and usage != self._driver.machine.usage:
+            self._driver.feed(UsageSeen(usage=usage))
 
     def _usage(self, server: str, now: float, mine: Ledger) -> Usage:
         reset, writer = self._limits(server).reset, minutes.writer(server)

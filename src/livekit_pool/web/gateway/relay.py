@@ -97,7 +97,7 @@ class SignalRelay(asyncio.Protocol):
         "_gateway",
         "_move",
         "_said_goodbye",
-        "_stays",
+        "_stay",
         "active",
         "claims",
         "phase",
@@ -118,7 +118,8 @@ class SignalRelay(asyncio.Protocol):
         self._full = False  # the client reads more slowly than its server writes
         self._move: Placement | None = None  # asked for, and not yet at a frame's end
         self._said_goodbye = False
-        self._stays = False  # its participant's minutes are being counted
+        # The SID whose minutes are counted; empty while it is not known, None when it is not here.
+        self._stay: str | None = None
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
         self.upstream: Upstream | None = None
         self.phase = Phase.ADMITTING
@@ -278,6 +279,8 @@ class SignalRelay(asyncio.Protocol):
         self.active = resumed  # it was active before, and the server says no more of it
         self._client = FrameStream(masked=True, wanted=_FROM_CLIENT)
         self.phase = Phase.OPEN
+        self._stay = ""
+        self._gateway.pool.metering.entered(server)
         self._admission = None
         self.since = self._gateway.loop.time()
         assert upstream.stream is not None
@@ -382,15 +385,15 @@ class SignalRelay(asyncio.Protocol):
     def _is_participant(self, participant: models.ParticipantInfo) -> None:
         """The server says who the client's participant is: its minutes are counted from now on."""
         self.sid = participant.sid
-        if participant.kind != models.ParticipantInfo.EGRESS and not self._stays:
-            self._stays = True
+        if participant.kind != models.ParticipantInfo.EGRESS and self._stay == "":
+            self._stay = self.sid
             self._gateway.pool.metering.began(self.server, self.sid)
 
     def _stay_ends(self) -> None:
         """Its participant is not seen here any more; idempotent."""
-        if self._stays:
-            self._stays = False
-            self._gateway.pool.metering.ended(self.server, self.sid)
+        stay, self._stay = self._stay, None
+        if stay is not None:
+            self._gateway.pool.metering.ended(self.server, stay)
 
     def _refreshed(self, token: str) -> str:
         gateway, room = self._gateway, self.room
