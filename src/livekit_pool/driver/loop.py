@@ -98,7 +98,8 @@ class Driver:
         host: name of this machine. fingerprint: of this process's list of servers.
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
-        direct: server name -> participants past the pool that this process knows of; likewise.
+        direct, ahead: server name -> participants past the pool, seconds that its clock is ahead,
+            as far as this process looks for them; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -123,6 +124,7 @@ class Driver:
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
         self.direct: Callable[[], Mapping[str, int]] = dict
+        self.ahead: Callable[[], Mapping[str, float]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
         )
@@ -640,6 +642,7 @@ class Driver:
             sessions=dict(self.sessions()),
             probing=self.probing,
             direct=dict(self.direct()),
+            ahead=dict(self.ahead()),
         )
 
     async def _beats(self) -> None:

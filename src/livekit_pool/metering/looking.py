@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -53,8 +52,9 @@ class Looking:
         self._occupied = occupied
         self._ahead: dict[str, float] = {}
         self._direct: dict[str, int] = {}
-        self._looked: dict[tuple[str, str], float] = {}  # server, room -> monotonic time
+        self._looked: dict[tuple[str, str], float] = {}  # server, room -> store time
         driver.direct = lambda: self._direct
+        driver.ahead = lambda: self._ahead
 
     def start(self) -> None:
         """Begin; the driver must be running."""
@@ -62,7 +62,8 @@ class Looking:
 
     def ahead(self, server: str) -> float:
         """Seconds that the clock of ``server`` is ahead of the store's; 0 if it hardly differs."""
-        return self._ahead.get(server, 0.0)
+        seen = [row.ahead[server] for row in self._driver.rows if server in row.ahead]
+        return self._ahead.get(server, seen[0] if seen else 0.0)
 
     def direct(self, server: str) -> int:
         """How many participants were on ``server`` past the pool, at the last look."""
@@ -102,8 +103,7 @@ class Looking:
                 present = await self._prober.present(server, room)
             except NoAnswer:
                 return
-            self._looked[name, room] = time.monotonic()
-            at = self._driver.now()
+            at = self._looked[name, room] = self._driver.now()
             for each in present:
                 # What was told by the server's clock is corrected by whoever is told.
                 at_server = at + self.ahead(name)
@@ -113,7 +113,7 @@ class Looking:
 
     def _worth_a_look(self, name: str, rooms: Mapping[str, int], through: int) -> Iterable[str]:
         """The rooms to be looked into, those that were looked into longest ago first."""
-        now = time.monotonic()
+        now = self._driver.now()
         self._looked = {
             (server, room): at
             for (server, room), at in self._looked.items()

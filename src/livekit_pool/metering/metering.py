@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +56,7 @@ class Metering:
         self._ledger: dict[str, dict[str, int]] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._folds_from = 0.0  # monotonic time
+        self._folds_from = 0.0  # by the store's time
         self._told_of_loss = False
         driver.listen_store(self._store_changed)
 
@@ -108,6 +107,10 @@ class Metering:
         if server in self._driver.servers and kind not in _NOT_COUNTED:
             ahead = self._looking.ahead(server)
             self._evidence.saw(server, sid, (joined or at) - ahead, at - ahead)
+
+    async def look(self) -> None:
+        """Ask the servers who is on them, now."""
+        await self._looking.look()
 
     # -- figures --
 
@@ -197,7 +200,7 @@ class Metering:
 
     def _store_changed(self, ok: bool) -> None:
         if ok:
-            self._folds_from = time.monotonic() + AFTER_GAP
+            self._folds_from = self._driver.now() + AFTER_GAP
             self._wake.set()
 
     async def _flush_again_and_again(self) -> None:
@@ -228,7 +231,7 @@ class Metering:
         """
         ledger = await self._driver.ledger()
         self._ledger = {writer: dict(sums) for writer, sums in ledger.items()}
-        if self._driver.probing and time.monotonic() >= self._folds_from:
+        if self._driver.probing and self._driver.now() >= self._folds_from:
             for server in self._driver.servers:
                 await self._fold(server)
 

@@ -131,6 +131,7 @@ class ProcessRow:
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
         direct: server name -> number of participants that came past the pool, if it looks for them.
+        ahead: server name -> seconds that its clock is ahead of the store's, if it looks for that.
     """
 
     process: str
@@ -142,6 +143,7 @@ class ProcessRow:
     sessions: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
     direct: Mapping[str, int] = field(default_factory=dict)
+    ahead: Mapping[str, float] = field(default_factory=dict)
     beat: float = 0.0
 
 

@@ -191,6 +191,7 @@ def row_fields(row: ProcessRow) -> dict[str, Value]:
             "sessions": json.dumps(dict(row.sessions)),
             "probing": row.probing,
             "direct": json.dumps(dict(row.direct)),
+            "ahead": json.dumps(dict(row.ahead)),
         }
     )
 
@@ -209,6 +210,7 @@ def read_row(fields: Mapping[str, Any]) -> ProcessRow | None:
             sessions=json.loads(content["sessions"]),
             probing=content["probing"],
             direct=json.loads(content.get("direct", "{}")),
+            ahead=json.loads(content.get("ahead", "{}")),
             beat=float(content["beat"]),
         )
     except (KeyError, TypeError, ValueError):
