@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from livekit_pool.core import minutes
@@ -249,10 +250,10 @@ class Day:
             begins = BEGIN + DAY * draw.betavariate(2, 2)
             stays = min(draw.expovariate(1 / 1500), 4 * 3600) + 5
             person = Person(room=f"room-{number // 4}", until=begins + stays, direct=direct)
-            self.at(begins, lambda person=person: self.arrive(person))
+            self.at(begins, partial(self.arrive, person))
             if draw.random() < 0.03:
                 recorder = Person(person.room, person.until, kind="EGRESS", direct=True)
-                self.at(begins + 1, lambda recorder=recorder: self.arrive(recorder))
+                self.at(begins + 1, partial(self.arrive, recorder))
         for _ in range(6):
             self.at(draw.uniform(BEGIN, END), self.rotate)
         for _ in range(3):
@@ -262,9 +263,7 @@ class Day:
         for _ in range(4):
             self.at(draw.uniform(BEGIN, END), self.process_restarts)
         for length in (60.0, 600.0, 2700.0):
-            self.at(
-                draw.uniform(BEGIN, END - length), lambda length=length: self.store_goes(length)
-            )
+            self.at(draw.uniform(BEGIN, END - length), partial(self.store_goes, length))
         for process in self.processes:
             self._begin(process)
 
@@ -283,10 +282,10 @@ class Day:
         self.counters["joins"] += 1
         if not person.direct:
             self.connect(person, person.sid)
-        self.at(person.until, lambda sid=person.sid: self.leave(person, sid))
+        self.at(person.until, partial(self.leave, person, person.sid))
         self.webhook("participant_joined", person)
         if self.chance.random() < 0.1 and not person.direct:
-            self.soon(5, 1500, lambda sid=person.sid: self.break_off(person, sid))
+            self.soon(5, 1500, partial(self.break_off, person, person.sid))
 
     def connect(self, person: Person, sid: str) -> None:
         """Its signal connection begins, or goes on, through any process."""
@@ -368,7 +367,7 @@ class Day:
         for person in sorted(self._here[server], key=lambda each: each.sid):
             if not person.direct:
                 self.gone(person, person.sid)
-                self.soon(0.2, 1, lambda person=person: self.arrive(person))
+                self.soon(0.2, 1, partial(self.arrive, person))
 
     def server_dies(self) -> None:
         """Everybody on it is gone, and no webhook says so; who came by the pool comes back."""
@@ -379,7 +378,7 @@ class Day:
             self.disconnect(person)
             self._here[server].discard(person)
             self._count(person)
-            self.soon(1, 4, lambda person=person: self.arrive(person))
+            self.soon(1, 4, partial(self.arrive, person))
         if server == self.active and self.up:
             self.active = self.chance.choice(sorted(self.up))
         self.soon(60, 1200, lambda: self.up.add(server))
@@ -402,7 +401,7 @@ class Day:
         self.processes.remove(old)
         for person in sorted(old.people, key=lambda each: each.sid):
             person.process = None
-            self.soon(0.3, 4, lambda person=person, sid=person.sid: self.connect(person, sid))
+            self.soon(0.3, 4, partial(self.connect, person, person.sid))
         new = Process(self, old.host, leads=old.leads)
         self.soon(1, 2, lambda: self._begin(new))
 
@@ -450,9 +449,8 @@ class Day:
         if server.name not in self.up:
             raise NoAnswer("down")
         # Recorders are not in these numbers.
-        rooms = Counter(
-            person.room for person in self._here[server.name] if person.kind == "STANDARD"
-        )
+        here = (person for person in self._here[server.name] if person.kind == "STANDARD")
+        rooms = Counter(sorted(person.room for person in here))
         return Occupancy(rooms=rooms, clock=float(int(self.now + SKEW[server.name])))
 
     async def present(self, server: Server, room: str) -> Sequence[Present]:
