@@ -16,6 +16,7 @@ from typing import Final
 __all__ = [
     "HEALTH",
     "MARKS",
+    "MINUTES_LOST",
     "READY",
     "RESTORED",
     "ROTATED",
@@ -36,6 +37,7 @@ STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
+MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
 MARKS: Final[Mapping[str, str]] = {
     "drain": "LiveKit server drained",
