@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
+    "CLOCK_JUMPED",
     "HEALTH",
     "MARKS",
     "MINUTES_LOST",
+    "NAMES_BACK",
+    "NAMES_FAIL",
+    "OWN_FAULT",
     "READY",
     "RESTORED",
     "ROTATED",
@@ -34,6 +38,10 @@ ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
 STALLED: Final = "Own event loop stalled"
+OWN_FAULT: Final = "Own fault: no server is blamed"
+CLOCK_JUMPED: Final = "Clock of this machine was set"
+NAMES_FAIL: Final = "Host names not resolved"
+NAMES_BACK: Final = "Host names resolved again"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
