@@ -359,6 +359,10 @@ class Driver:
         """Which servers have each of ``rooms``; see `Probing.where`."""
         return await self._probing.where(rooms, occupied=occupied)
 
+    async def is_full(self, server: str, room: str) -> bool | None:
+        """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
+        return await self._probing.is_full(server, room)
+
     def fault(
         self,
         server: str,

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import aiohttp
 
-from .. import tokens
 from ..core.events import ProbeOutcome
 from ..servers import Server
-from .attempt import Seen
-from .connection import Stage
+from .room_call import Refused, called
 
 __all__ = ["ListedRoom", "Refused", "listed_rooms"]
-
-_TOKEN_LIFE: Final = 300
-"""Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +22,13 @@ class ListedRoom:
 
     Attributes:
         created: when it was made, in seconds since the epoch by the server's clock; 0 if unsaid.
-        participants: how many are in it.
+        participants: how many are in it; 5 s old at times (tried with LiveKit 1.13.5).
+        most: how many may be in it at once; 0 for any number.
     """
 
     created: float = 0.0
     participants: int = 0
-
-
-class Refused(Exception):
-    """A server answered, but not with a list of rooms. Holds nothing of what it said."""
-
-    def __init__(self, outcome: ProbeOutcome, detail: str) -> None:
-        super().__init__(detail)
-        self.seen = Seen(outcome=outcome, stage=Stage.SIGNED, detail=detail)
+    most: int = 0
 
 
 async def listed_rooms(
@@ -56,28 +43,8 @@ async def listed_rooms(
         Refused: it answered something else.
         aiohttp.ClientError, TimeoutError, OSError: it did not answer.
     """
-    token = tokens.sign(
-        {"exp": int(time.time()) + _TOKEN_LIFE, "video": {"roomList": True}},
-        tokens.KeyPair(key=server.key, secret=server.secret),
-    )
-    async with session.post(
-        f"{server.http_url}/twirp/livekit.RoomService/ListRooms",
-        json={"names": list(names)},
-        headers={"Authorization": f"Bearer {token}"},
-        allow_redirects=False,
-    ) as answer:
-        if answer.status in (401, 403):
-            # The body stays unread: old servers put the whole token into it.
-            raise Refused(
-                ProbeOutcome.UNAUTHORIZED,
-                f"it refuses its API key or secret (HTTP {answer.status}); clocks that differ"
-                " by minutes have the same effect",
-            )
-        if answer.status != 200:
-            raise Refused(
-                ProbeOutcome.FAILED, f"it answered HTTP {answer.status} when asked for its rooms"
-            )
-        rooms = _rooms(await answer.read())
+    body = await called(session, server, "ListRooms", {"names": list(names)}, {"roomList": True})
+    rooms = _rooms(body)
     if rooms is None:
         raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
     return rooms
@@ -102,4 +69,5 @@ def _room(room: Mapping[str, object]) -> ListedRoom:
     return ListedRoom(
         created=milliseconds / 1000 or number("creationTime", "creation_time"),
         participants=int(number("numParticipants", "num_participants")),
+        most=int(number("maxParticipants", "max_participants")),
     )
