@@ -200,6 +200,10 @@ class Pool:
         """Seconds that a caller should wait who found no server, for ``Retry-After``."""
         return self.driver.machine.retry_after(self.now())
 
+    def can_leave(self, server: str) -> bool:
+        """Whether who is refused by ``server`` may hope to be sent to another one soon."""
+        return self.driver.machine.can_leave(server, self.now())
+
     # -- what it does --
 
     async def token(

@@ -9,6 +9,7 @@ import pytest
 
 from livekit_pool.web.gateway import full_rooms
 from livekit_pool.web.gateway.full_rooms import FullRooms
+from tests.web.served import until
 
 
 class Asked:
@@ -27,9 +28,7 @@ class Asked:
         self._tasks.append(asyncio.ensure_future(work))
 
     async def asked(self, times: int) -> None:
-        async with asyncio.timeout(5):
-            while len(self.questions) < times:
-                await asyncio.sleep(0)
+        await until(lambda: len(self.questions) >= times)
 
 
 @pytest.fixture
