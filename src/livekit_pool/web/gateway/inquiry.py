@@ -323,7 +323,7 @@ class Inquiry:
         )
 
     async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
-        """The server refused: pass on what is the caller's own affair; whether that was done."""
+        """The server did not let the client in; whether the client has been answered."""
         if answer.status == 0:
             self._gateway.dialers[placement.server].forget()
             error = upstream.error
@@ -339,19 +339,11 @@ class Inquiry:
             status=refusal.status,
             what=refusal.row,
         )
-        if refusal.blame is Blame.ROOM and await self._is_full(placement):
+        if await self._is_the_callers(placement, refusal):
             self._pass_on(refusal)
             return True
-        if refusal.doubtful and self._pause > _FIRST_PAUSE:
-            self._pass_on(refusal)  # three times: if it is the server's, others will tell as well
-            return True
-        if refusal.cause is None and not refusal.doubtful:
-            self._pass_on(refusal)
-            return True
-        self._fault(
-            placement, refusal.cause or Cause.DOWN, refusal.detail, refusal.retry_after
-        )
         self._why = f"the LiveKit servers refuse joins ({refusal.row}), try again"
+        self._fault(placement, refusal.cause or Cause.DOWN, refusal.detail, refusal.retry_after)
         if refusal.lasts:
             return await self._wait_for_another(placement)
         await self._hold(placement)
@@ -359,6 +351,15 @@ class Inquiry:
             self._door.answer_leave(self._request)
             return True
         return False
+
+    async def _is_the_callers(self, placement: Placement, refusal: Refusal) -> bool:
+        """Whether ``refusal`` is the client's own affair, or its room's."""
+        if refusal.blame is Blame.ROOM and await self._is_full(placement):
+            return True
+        if refusal.doubtful:
+            # Three times in a row: if it is the server's, other clients will show it as well.
+            return self._pause > _FIRST_PAUSE
+        return refusal.cause is None
 
     async def _wait_for_another(self, placement: Placement) -> bool:
         """Hold the client until its room is on another server; whether it had to be answered."""

@@ -71,5 +71,5 @@ class Refusal:
         """Whether it may as well be that one caller's affair, or one room's."""
         return (
             self.blame is Blame.ROOM
-            or (self.cause in (Cause.DOWN, Cause.TIMEOUT) and 400 <= self.status)
+            or (self.cause in (Cause.DOWN, Cause.TIMEOUT) and self.status >= 400)
         ) and self.status not in _BALANCERS

@@ -8,7 +8,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from livekit_pool.web.gateway.retry_after import LONGEST, retry_after
+from livekit_pool.core.health import LONGEST_RETRY_AFTER as LONGEST
+from livekit_pool.upstream.retry_after import retry_after
 
 NOW = "Sun, 06 Nov 1994 08:49:37 GMT"
 

@@ -7,34 +7,32 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["LONGEST", "retry_after"]
+from ..core.health import LONGEST_RETRY_AFTER
 
-LONGEST: Final = 86_400.0
-"""
-Seconds; who asks for more gets these: a typing error at a server must not put it away for a year,
-and a day later it is asked again, and may refuse again.
-"""
+__all__ = ["retry_after"]
 
 _SHORTEST: Final = 1.0
 
 
-def retry_after(value: str, date: str = "") -> float | None:
+def retry_after(header: str | None, date: str | None = None) -> float | None:
     """
-    Seconds from now, from 1 to `LONGEST`, that ``value`` asks for; None if it cannot be read.
+    Seconds from now that ``header`` asks for; None if it cannot be read.
+
+    At least 1, at most `LONGEST_RETRY_AFTER`.
 
     RFC 9110, section 10.2.3: a number of seconds, or a date in any of the three forms of section
     5.6.7. A date is counted from the answer's own ``Date`` where there is one, so that clocks may
     differ.
     """
-    value = value.strip()
+    value = (header or "").strip()
     if value.isascii() and value.isdigit():
         seconds = float(value[:20])
     else:
-        until, now = _moment(value), _moment(date)
+        until, now = _moment(value), _moment(date or "")
         if until is None:
             return None
         seconds = until - (time.time() if now is None else now)
-    return min(max(seconds, _SHORTEST), LONGEST)
+    return min(max(seconds, _SHORTEST), LONGEST_RETRY_AFTER)
 
 
 def _moment(date: str) -> float | None:
