@@ -205,6 +205,10 @@ class Pool:
         """Whether who is refused by ``server`` may hope to be sent to another one soon."""
         return self.driver.machine.can_leave(server, self.now())
 
+    def takes_our_key(self, server: str, since: float) -> bool:
+        """Whether ``server`` took a token of our own making since then, by `now`."""
+        return self.driver.machine.takes_our_key(server, since)
+
     # -- what it does --
 
     async def token(

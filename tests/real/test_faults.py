@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from livekit import api
+from livekit import api, rtc
 from livekit.api.twirp_client import TwirpError
 
 from livekit_pool.local import LocalServer
@@ -120,9 +120,7 @@ async def setting(
 ) -> AsyncIterator[Setting]:
     async with AsyncExitStack() as stack:
         red = await stack.enter_async_context(Injector(servers[0].port))
-        pool = PoolProcess(
-            folder, servers, settings={"LIVEKIT_SERVERS_0_URL": red.url, **settings}
-        )
+        pool = PoolProcess(folder, servers, settings={"LIVEKIT_SERVERS_0_URL": red.url, **settings})
         await stack.enter_async_context(pool)
         tap = await stack.enter_async_context(Proxy(pool.port))
         made = Setting(pool, servers, red, tap)
@@ -192,3 +190,275 @@ async def test_a_refusal_of_joins_is_not_heard_by_the_client(
         cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
     )
     await alice.leave()
+
+
+# An old server's, up to 1.13.5 (pkg/service/auth.go); this token opens nothing.
+ECHO = "invalid token: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl, error: no"
+
+
+async def test_a_refused_key_is_left_as_soon_as_a_signed_probe_confirms_it(
+    pool_of_three: Setting,
+) -> None:
+    for where in (signalling, calls):
+        pool_of_three.red.answers(where, 401, ECHO)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause="credentials", reason=r"it refuses its API key or secret \(HTTP 401\).*", cool=LONGEST
+    )
+    await alice.leave()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_token_that_only_one_server_dislikes_rotates_nothing(
+    pool_of_three: Setting, status: int
+) -> None:
+    """As 1.11.0 does with a token whose roomConfig has a field that it does not know."""
+    pool_of_three.red.answers(signalling, status, ECHO)
+    began = time.monotonic()
+
+    with pytest.raises(rtc.ConnectError) as refused:
+        await pool_of_three.joins()
+
+    print(f"{status}: refused after {time.monotonic() - began:.2f} s")
+    assert "503" in str(refused.value)
+    assert "eyJ" not in str(refused.value)
+    assert await pool_of_three.pool.rotations() == []
+    assert (await pool_of_three.server("red"))["role"] == "active"
+    assert not pool_of_three.pool.leaks()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_balancer_with_nobody_behind_is_asked_again_and_left(
+    pool_of_three: Setting, status: int
+) -> None:
+    pool_of_three.red.answers(signalling, status, "<h1>bad gateway</h1>")
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    cause, row = ("timeout", "gateway timeout") if status == 504 else ("down", "unavailable")
+    await pool_of_three.left(
+        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=COOL_DOWN
+    )
+    await alice.leave()
+
+
+async def test_a_moment_of_trouble_is_waited_out(pool_of_three: Setting) -> None:
+    pool_of_three.red.answers(joins, 503, "starting", times=1)
+    pool_of_three.red.resets(joins, times=1)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    assert pool_of_three.red.count(joins) == 3
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+async def test_resets_of_joins_are_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.resets(signalling)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause="down", reason="connection failed: ConnectionResetError", cool=COOL_DOWN
+    )
+    await alice.leave()
+
+
+async def test_a_slow_server_is_waited_for(pool_of_three: Setting) -> None:
+    pool_of_three.red.delays(everything, 0.5)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+async def test_a_server_that_hangs_on_joins_alone_is_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.swallows(signalling)
+    began = time.monotonic()
+
+    alice = await pool_of_three.joins()
+
+    print(f"joins hang: connected after {time.monotonic() - began:.2f} s")
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    await pool_of_three.left(cause="timeout", reason="no first message in time", cool=COOL_DOWN)
+    await alice.leave()
+
+
+async def test_a_black_hole_is_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.swallows(everything)
+    began = time.monotonic()
+
+    alice = await pool_of_three.joins()
+
+    print(f"black hole: connected after {time.monotonic() - began:.2f} s")
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    (rotation,) = await pool_of_three.pool.rotations()
+    assert (rotation["to"], rotation["cause"]) == ("green", "timeout")
+    assert (await pool_of_three.server("red"))["health"] == "down"
+    await alice.leave()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, "room name length exceeds limits: max length 256"),
+        (404, "requested room does not exist"),
+    ],
+)
+async def test_what_is_the_callers_own_affair_is_answered_as_the_server_does(
+    pool_of_three: Setting, status: int, body: str
+) -> None:
+    pool_of_three.red.answers(signalling, status, body)
+
+    with pytest.raises(rtc.ConnectError) as refused:
+        await pool_of_three.joins()
+
+    assert f"{status} " in str(refused.value)
+    assert body in str(refused.value)
+    pool_of_three.red.passes()
+    alice = await pool_of_three.joins()
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+# ---- calls --------------------------------------------------------------------------------------
+
+
+def twirp(code: str, text: str) -> str:
+    """A Twirp error, as servers write it."""
+    return json.dumps({"code": code, "msg": text})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "cause", "row", "cool"),
+    [
+        (429, twirp("resource_exhausted", "slow down"), {}, "rate_limit", "rate limit", COOL_LIMIT),
+        (
+            429,
+            twirp("resource_exhausted", "too many requests"),
+            {"Retry-After": "60"},
+            "rate_limit",
+            "rate limit",
+            (60, 60),
+        ),
+        (
+            429,
+            twirp("resource_exhausted", "participant minutes: quota exceeded"),
+            {},
+            "quota",
+            "quota",
+            None,
+        ),
+        (
+            429,
+            "a balancer's own words",
+            {"Content-Type": "text/html"},
+            "rate_limit",
+            "rate limit",
+            COOL_LIMIT,
+        ),
+        (
+            500,
+            twirp("unknown", "reached configured limit for node"),
+            {},
+            "connection_limit",
+            "node full",
+            COOL_LIMIT,
+        ),
+    ],
+)
+async def test_a_refusal_of_calls_is_not_heard_by_the_caller(
+    pool_of_three: Setting,
+    status: int,
+    body: str,
+    headers: dict[str, str],
+    cause: str,
+    row: str,
+    cool: tuple[float, float] | None,
+) -> None:
+    create = method("CreateRoom")
+    pool_of_three.red.answers(create, status, body, headers=JSON | headers)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        made = await lk.room.create_room(api.CreateRoomRequest(name=ROOM))
+        listed = await lk.room.list_rooms(api.ListRoomsRequest())
+
+    assert [made.name] == [room.name for room in listed.rooms] == [ROOM]
+    assert pool_of_three.red.count(create) == 1
+    await pool_of_three.left(
+        cause=cause, reason=f"a call was refused with HTTP {status}: {row}", cool=cool
+    )
+    alice = await pool_of_three.joins()
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    await alice.leave()
+
+
+async def test_calls_to_a_server_that_refuses_our_key_go_to_the_next(
+    pool_of_three: Setting,
+) -> None:
+    pool_of_three.red.answers(calls, 401, ECHO)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        assert (await lk.room.create_room(api.CreateRoomRequest(name=ROOM))).name == ROOM
+
+    await pool_of_three.left(
+        cause="credentials", reason=r"it refuses its API key or secret \(HTTP 401\).*", cool=LONGEST
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "text"),
+    [
+        (404, "not_found", "participant does not exist"),
+        (400, "invalid_argument", "metadata size exceeds limits of quota exceeded"),
+        (503, "unavailable", "no response from servers"),
+        (500, "internal", "not connected (redis required)"),
+        (429, "resource_exhausted", "concurrent ingress sessions limit exceeded."),
+    ],
+)
+async def test_an_error_of_one_call_is_the_callers(
+    pool_of_three: Setting, status: int, code: str, text: str
+) -> None:
+    pool_of_three.red.answers(method("UpdateParticipant"), status, twirp(code, text), headers=JSON)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        with pytest.raises(TwirpError) as refused:
+            await lk.room.update_participant(
+                api.UpdateParticipantRequest(room=ROOM, identity="alice")
+            )
+
+    found = refused.value
+    assert (found.status, found.code, found.message) == (status, code, text)
+    assert await pool.rotations() == []
+    assert (await pool_of_three.server("red"))["role"] == "active"
+
+
+async def test_a_call_that_may_have_been_carried_out_is_not_repeated(
+    pool_of_three: Setting,
+) -> None:
+    sent = method("SendData")
+    pool_of_three.red.resets(sent)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        with pytest.raises(TwirpError) as refused:
+            await lk.room.send_data(api.SendDataRequest(room=ROOM, data=b"once"))
+
+    assert (refused.value.status, refused.value.code) == (503, "unavailable")
+    assert pool_of_three.red.count(sent) == 1

@@ -102,6 +102,12 @@ class Role(StrEnum):
     MISCONFIGURED = "misconfigured"
 
 
+_COOLING: Final[Mapping[Cause | None, Role]] = {
+    Cause.QUOTA: Role.EXHAUSTED,
+    Cause.CREDENTIALS: Role.MISCONFIGURED,
+}
+
+
 class PoolMachine:
     """
     One process's part in the pool.
@@ -211,6 +217,10 @@ class PoolMachine:
         candidates = self._situation(document, now).candidates
         return any(c.shared and (c.worth_a_signed_probe or c.worth_a_probe) for c in candidates)
 
+    def takes_our_key(self, server: str, since: float) -> bool:
+        """Whether ``server`` passed a signed probe of this process that began after ``since``."""
+        return self._health.signed_since(server, since)
+
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
         document = self.document
@@ -221,8 +231,8 @@ class PoolMachine:
         if self._health.misconfigured(server):
             return Role.MISCONFIGURED
         if document is not None and document.record(server).cooling(now):
-            exhausted = document.record(server).cool_down_cause is Cause.QUOTA
-            return Role.EXHAUSTED if exhausted else Role.COOLING
+            # Not every process has tried the key itself.
+            return _COOLING.get(document.record(server).cool_down_cause, Role.COOLING)
         return Role.STANDBY
 
     @property

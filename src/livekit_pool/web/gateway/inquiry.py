@@ -345,7 +345,7 @@ class Inquiry:
         self._why = f"the LiveKit servers refuse joins ({refusal.row}), try again"
         self._fault(placement, refusal.cause or Cause.DOWN, refusal.detail, refusal.retry_after)
         if refusal.lasts:
-            return await self._wait_for_another(placement)
+            return await self._wait_for_another(placement, refusal)
         await self._hold(placement)
         if self._request.query.resume and await self._still_right(placement):
             self._door.answer_leave(self._request)
@@ -361,10 +361,13 @@ class Inquiry:
             return self._pause > _FIRST_PAUSE
         return refusal.cause is None
 
-    async def _wait_for_another(self, placement: Placement) -> bool:
+    async def _wait_for_another(self, placement: Placement, refusal: Refusal) -> bool:
         """Hold the client until its room is on another server; whether it had to be answered."""
+        pool, server, since = self._gateway.pool, placement.server, self._gateway.pool.now()
         while await self._still_right(placement):
-            if not self._gateway.pool.can_leave(placement.server):
+            # It takes our key: what it refuses is something in this client's token.
+            cleared = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            if cleared or not pool.can_leave(server):
                 self._unavailable(self._why)
                 return True
             await self._changed(_LOOK)

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from ...core.document import Cause
 from ...core.faults import REFUSALS, Blame, Surface, classify
-from ...upstream.retry_after import retry_after
+from ...upstream.retry_after import http_date, retry_after
 from .upstream import Answer
 
 __all__ = ["Refusal"]
@@ -53,7 +53,7 @@ class Refusal:
             blame=blame,
             cause=cause,
             row=row,
-            retry_after=retry_after(answer.retry_after, answer.date),
+            retry_after=retry_after(answer.retry_after, http_date(answer.date)),
         )
 
     @property

@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from ...upstream.retry_after import retry_after
+from ...upstream.retry_after import http_date, retry_after
 
 __all__ = ["TwirpAnswer"]
 
@@ -37,7 +37,7 @@ class TwirpAnswer:
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> TwirpAnswer:
         """An answer with all of the server's headers."""
         kept = {name: headers[name] for name in _HEADERS if name in headers}
-        wait = retry_after(headers.get("Retry-After", ""), headers.get("Date", ""))
+        wait = retry_after(headers.get("Retry-After"), http_date(headers.get("Date")))
         return cls(status=status, headers=kept, body=body, retry_after=wait)
 
     @property
