@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,18 +100,16 @@ class Setting:
 
     async def shown(self) -> str:
         """What ``livekit-pool status`` prints."""
-        command = Path(sys.executable).with_name("livekit-pool")
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [command, "status"],
+        running = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("livekit-pool"),
+            "status",
             env=self.pool.environment | {"COLUMNS": "250"},
             cwd=self.pool.log.parent,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
+            stdout=subprocess.PIPE,
         )
-        return ran.stdout
+        out, _ = await asyncio.wait_for(running.communicate(), 20)
+        assert running.returncode == 0
+        return out.decode()
 
 
 @asynccontextmanager
