@@ -102,12 +102,6 @@ class Role(StrEnum):
     MISCONFIGURED = "misconfigured"
 
 
-_COOLING: Final[Mapping[Cause | None, Role]] = {
-    Cause.QUOTA: Role.EXHAUSTED,
-    Cause.CREDENTIALS: Role.MISCONFIGURED,
-}
-
-
 class PoolMachine:
     """
     One process's part in the pool.
@@ -231,8 +225,8 @@ class PoolMachine:
         if self._health.misconfigured(server):
             return Role.MISCONFIGURED
         if document is not None and document.record(server).cooling(now):
-            # Not every process has tried the key itself.
-            return _COOLING.get(document.record(server).cool_down_cause, Role.COOLING)
+            exhausted = document.record(server).cool_down_cause is Cause.QUOTA
+            return Role.EXHAUSTED if exhausted else Role.COOLING
         return Role.STANDBY
 
     @property
