@@ -25,7 +25,8 @@ from livekit import api, rtc
 from livekit.api.twirp_client import TwirpError
 
 from livekit_pool.local import LocalServer
-from tests.real.call import Participant
+from tests.real.browser.tab import Browser
+from tests.real.call import Participant, make_token
 from tests.real.injector import (
     Injector,
     calls,
@@ -468,3 +469,82 @@ async def test_a_call_that_may_have_been_carried_out_is_not_repeated(
 
     assert (refused.value.status, refused.value.code) == (503, "unavailable")
     assert pool_of_three.red.count(sent) == 1
+
+
+# ---- livekit-client -----------------------------------------------------------------------------
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize(
+    ("status", "body", "cause", "row", "cool"),
+    [
+        (429, "slow down", "rate_limit", "rate limit", COOL_LIMIT),
+        (429, "minutes exceeded", "quota", "quota", None),
+        (503, "", "down", "unavailable", COOL_DOWN),
+    ],
+)
+async def test_a_tab_does_not_hear_of_a_refusal(
+    pool_of_three: Setting,
+    browser: Browser,
+    status: int,
+    body: str,
+    cause: str,
+    row: str,
+    cool: tuple[float, float] | None,
+) -> None:
+    pool_of_three.red.answers(signalling, status, body)
+    tab = await browser.open_tab()
+
+    await tab.join(pool_of_three.tap.url, pool_of_three.pool.token(ROOM, "tab"), identity="tab")
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"tab"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
+    )
+
+
+@pytest.mark.needs("chromium")
+async def test_a_tab_in_a_call_is_moved_by_another_ones_refusal(
+    pool_of_three: Setting, browser: Browser
+) -> None:
+    """The room moves whole: who is in it hears a Leave, and is back."""
+    tab = await browser.open_tab()
+    token = pool_of_three.pool.token(ROOM, "tab")
+    await tab.join(pool_of_three.tap.url, token, identity="tab", audio=True)
+    pool_of_three.red.answers(signalling, 429, "connection limit")
+
+    bob = await pool_of_three.joins("bob")
+
+    await tab.meets("bob", seconds=20)
+    await only_on(pool_of_three.servers, "green", {ROOM: {"tab", "bob"}})
+    assert tab.count("disconnected") == bob.count("disconnected") == 0
+    await pool_of_three.left(
+        cause="connection_limit",
+        reason="a join was refused with HTTP 429: connection limit",
+        cool=COOL_LIMIT,
+    )
+    await bob.leave()
+
+
+@pytest.mark.needs("chromium")
+async def test_a_tab_is_told_of_a_full_room_as_without_a_pool(
+    pool_of_three: Setting, browser: Browser
+) -> None:
+    pool, direct = pool_of_three.pool, pool_of_three.servers[0]
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        await lk.room.create_room(api.CreateRoomRequest(name=ROOM, max_participants=1))
+    alice = await pool_of_three.joins()
+    told = []
+    for url, key, secret in (
+        (direct.url, direct.key, direct.secret),
+        (pool.url, pool.key, pool.secret),
+    ):
+        tab = await browser.open_tab()
+        with pytest.raises(Exception, match="ConnectionError") as refused:
+            await tab.join(url, make_token(key, secret, room=ROOM, identity="tab"), identity="tab")
+        told.append(str(refused.value).replace(url, "URL").partition("\n")[0])
+
+    assert told[0] == told[1]
+    assert await pool.rotations() == []
+    await alice.leave()
