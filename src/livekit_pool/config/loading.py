@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..core.document import LONGEST_COOL_DOWN
 from ..exceptions import ConfigurationError
 from ..servers import Server
 from .settings import PREFIX, SETTINGS, Settings, is_loopback
@@ -170,9 +171,10 @@ def _consistent(settings: Settings, given: Mapping[str, Given]) -> Settings:
         raise ConfigurationError(
             f"{label('route')} cannot be 'direct': that route is not there yet; use 'gateway'."
         )
-    if settings.cool_down_max < settings.cool_down_first:
+    if not settings.cool_down_first <= settings.cool_down_max <= LONGEST_COOL_DOWN:
         raise ConfigurationError(
-            f"{label('cool_down_max')} must not be less than {label('cool_down_first')}."
+            f"{label('cool_down_max')} must not be less than {label('cool_down_first')}, "
+            f"nor more than {LONGEST_COOL_DOWN:.0f} seconds."
         )
     if settings.key:
         settings = replace(settings, key_origin=label("key"))

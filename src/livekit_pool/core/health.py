@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from .document import Cause, ServerRecord
+from .document import LONGEST_COOL_DOWN, Cause, ServerRecord
 from .events import Probed, ProbeOutcome, SignedSight
 from .faults import FOLLOWS, KINDS, CoolDown
 
@@ -33,7 +33,7 @@ Seconds for which an own observation is preferred to that of the process which p
 machine: longer than two heartbeats, so that what is heard is the newer one.
 """
 
-LONGEST_RETRY_AFTER: Final = 86_400.0
+LONGEST_RETRY_AFTER: Final = LONGEST_COOL_DOWN
 """Seconds that a server may ask for at most: a day. A wrong clock must not take it out for ever."""
 
 
