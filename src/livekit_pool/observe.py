@@ -15,6 +15,7 @@ from typing import Final
 __all__ = [
     "DRAINED",
     "HEALTH",
+    "MINUTES_LOST",
     "PAUSED",
     "READY",
     "RESTORED",
@@ -38,6 +39,7 @@ STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
+MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
 DRAINED: Final = "LiveKit server drained"
 UNDRAINED: Final = "LiveKit server undrained"

@@ -26,6 +26,7 @@ from .core.events import Change, FaultSource
 from .core.health import Settings as MachineSettings
 from .driver import Driver
 from .exceptions import PoolError
+from .metering import Metering
 from .rooms import Rooms
 from .servers import Server
 from .status import status
@@ -93,6 +94,7 @@ class Pool:
         self._stack = AsyncExitStack()
         self._driver: Driver | None = None
         self._rooms: Rooms | None = None
+        self._metering: Metering | None = None
 
     @classmethod
     def from_env(cls, **overrides: object) -> Self:
@@ -119,6 +121,7 @@ class Pool:
                     cool_down_max=settings.cool_down_max,
                     rotation_interval=settings.rotation_interval,
                     pace=settings.pace,
+                    minutes_share=settings.minutes_share,
                 ),
                 host=settings.machine or socket.gethostname(),
                 probe_interval=settings.probe_interval,
@@ -126,8 +129,11 @@ class Pool:
                 may_probe=self._may_probe,
             )
             self._rooms = Rooms(driver)
+            self._metering = Metering(driver, prober, self._rooms.occupied)
             self._driver = await stack.enter_async_context(driver)
+            stack.push_async_callback(self._metering.aclose)
             self._rooms.start()
+            self._metering.start()
             self._stack = stack.pop_all()
         observe.event(
             observe.READY,
@@ -160,6 +166,13 @@ class Pool:
         if self._rooms is None:
             raise PoolError("the pool is not started: use `async with`")
         return self._rooms
+
+    @property
+    def metering(self) -> Metering:
+        """The minutes of the pool, as this process counts them."""
+        if self._metering is None:
+            raise PoolError("the pool is not started: use `async with`")
+        return self._metering
 
     # -- state --
 
@@ -214,6 +227,10 @@ class Pool:
     def joinable(self, server: str) -> bool:
         """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
         return self.driver.joinable(server)
+
+    def is_full(self, server: str) -> bool:
+        """Whether ``server`` has as many participants as it may have."""
+        return self.metering.is_full(server)
 
     def retry_after(self) -> int:
         """Seconds that a caller should wait who found no server, for ``Retry-After``."""
@@ -419,6 +436,32 @@ class Pool:
         """``server`` answered a join well."""
         self.driver.join_answered(server)
 
+    def witness(
+        self,
+        server: str,
+        event: str,
+        *,
+        sid: str,
+        joined_ms: int,
+        created: float,
+        kind: str = "STANDARD",
+    ) -> None:
+        """
+        A webhook of ``server`` told of a participant: evidence for the ledger of minutes.
+
+        In any order, and repeated; of an unknown server, or without a participant, it is nothing.
+
+        Args:
+            event: LiveKit's name of the event, such as ``participant_left``.
+            sid: the participant's, empty if the event is about none.
+            joined_ms: its ``joinedAtMs``, by the server's clock; 0 if unsaid.
+            created: the event's ``createdAt``, in seconds since the epoch by the same clock.
+            kind: name of the participant's kind (protocol: ParticipantInfo.Kind).
+        """
+        # Whatever happens to a participant shows that it was there. ``room_finished`` names nobody.
+        if sid and created > 0 and event.startswith(("participant_", "track_")):
+            self.metering.witness(server, sid=sid, joined=joined_ms / 1000, at=created, kind=kind)
+
     # -- where rooms are --
 
     async def place(self, room: str) -> Placement:
@@ -466,4 +509,4 @@ class Pool:
 
         While the store is away, over those that were living when it was read last.
         """
-        return await status(self.driver)
+        return await status(self.driver, self.metering)

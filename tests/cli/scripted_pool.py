@@ -25,8 +25,12 @@ def server(name: str, **fields: Any) -> dict[str, Any]:
         "drained": None,
         "rooms": 0,
         "participants": 0,
-        "minutes_used": None,
+        "minutes_used": 0.0,
         "minutes_left": None,
+        "minutes_budget": None,
+        "minutes_reset": None,
+        "burn_rate": 0.0,
+        "runs_out": None,
         "last_probe": None,
         **fields,
     }

@@ -139,6 +139,8 @@ class NoteEvent(StrEnum):
     FAULT_WHILE_PAUSED = "Fault while paused"
     FOREIGN_WRITTEN_BACK = "Foreign rotation undone"
     LISTS_DIFFER = "Processes have different lists of servers"
+    SPENT = "Minutes run out and no other LiveKit server is available"
+    FULL = "LiveKit server full and no other has room for all"
     UNWITNESSED = "LiveKit server silent for this machine alone"
     STEPPED = "Provisional step: the store is away and the active server down"
     STEP_UNDONE = "Provisional step undone"

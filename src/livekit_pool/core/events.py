@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .budget import Usage
 from .document import Cause, Document
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SwapAnswered",
     "SwapFailed",
     "Tick",
+    "UsageSeen",
 ]
 
 
@@ -156,6 +158,13 @@ class FaultSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeen:
+    """What is used of each server, by name, as the ledger and the process rows say now."""
+
+    usage: Mapping[str, Usage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinAnswered:
     """A join was answered well by ``server``: forgets join faults counted so far."""
 
@@ -254,6 +263,7 @@ Event = (
     | Probed
     | FaultSeen
     | JoinAnswered
+    | UsageSeen
     | RotateAsked
     | MarkAsked
     | SwapAnswered

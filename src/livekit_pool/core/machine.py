@@ -31,6 +31,7 @@ from .actions import (
     Swap,
 )
 from .agreement import Finding, Losses
+from .budget import Usage
 from .decisions import Decision, decide
 from .document import Cause, Document, Rotation
 from .events import (
@@ -48,6 +49,7 @@ from .events import (
     SwapAnswered,
     SwapFailed,
     Tick,
+    UsageSeen,
 )
 from .faults import KINDS, REFUSALS
 from .health import Health, HealthBook, Settings
@@ -86,6 +88,7 @@ __all__ = [
     "SwapAnswered",
     "SwapFailed",
     "Tick",
+    "UsageSeen",
 ]
 
 _LONGEST_RETRY: Final = 10
@@ -112,6 +115,7 @@ class PoolMachine:
         names: this process's servers, in its order.
         settings: the numbers it decides by.
         document: the newest document it follows; None before the first `Loaded`.
+        usage: what is used of each server, as it was told last.
     """
 
     def __init__(
@@ -145,6 +149,8 @@ class PoolMachine:
         self._announced_step: Step | None = None
         self._losses = Losses()
         self._active_from = -math.inf
+        self.usage: Mapping[str, Usage] = {}
+        self._spent_from: float | None = None
         self._foreign_from: float | None = None
         # What is asked for: by people, and of the store.
         self._asked: list[Asked] = []
@@ -220,6 +226,8 @@ class PoolMachine:
         if document is not None and document.record(server).cooling(now):
             exhausted = document.record(server).cool_down_cause is Cause.QUOTA
             return Role.EXHAUSTED if exhausted else Role.COOLING
+        if document is not None and self._situation(document, now).is_spent(server):
+            return Role.EXHAUSTED
         return Role.STANDBY
 
     @property
@@ -259,6 +267,8 @@ class PoolMachine:
             case JoinAnswered(server=server):
                 if self.document is not None and server == self.document.active_server:
                     self._faults.join_answered()
+            case UsageSeen(usage=usage):
+                self.usage = usage
             case RotateAsked() | MarkAsked():
                 self._ask(event, now)
             case Tick():
@@ -352,7 +362,7 @@ class PoolMachine:
             early = []  # their revisions say nothing here
         if current is None or not _has_same_active(document, current):
             self._faults = PendingFaults()
-            self._active_from = now
+            self._active_from, self._spent_from = now, None
             if document.active_server in self.names:
                 self._probe(document.active_server)
         self._actions += self._stepping.follow(document)
@@ -497,6 +507,10 @@ class PoolMachine:
         if self.document is None:
             return
         self._faults.forget(now, self.settings)
+        if not self._situation(self.document, now).is_spent(self.document.active_server):
+            self._spent_from = None
+        elif self._spent_from is None:
+            self._spent_from = now
         if self._stepping.away:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
@@ -548,6 +562,8 @@ class PoolMachine:
             active_from=self._active_from,
             foreign_from=self._foreign_from,
             limits=self.limits,
+            usage=self.usage,
+            spent_from=self._spent_from,
             now=now,
         )
 

@@ -59,6 +59,7 @@ from ..servers import Server, fingerprint
 from ..stores.base import (
     HEARTBEAT,
     Changed,
+    Ledger,
     Moved,
     Placement,
     ProcessRow,
@@ -107,6 +108,8 @@ class Driver:
         host: name of this machine. fingerprint: of this process's list of servers.
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
+        direct, ahead: server name -> participants past the pool, seconds that its clock is ahead,
+            as far as this process looks for them; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -130,6 +133,8 @@ class Driver:
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
+        self.direct: Callable[[], Mapping[str, int]] = dict
+        self.ahead: Callable[[], Mapping[str, float]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
         )
@@ -378,6 +383,15 @@ class Driver:
     ) -> Mapping[str, Sequence[str]]:
         """Which servers have each of ``rooms``; see `Probing.where`."""
         return await self._probing.where(rooms, occupied=occupied)
+
+    async def ledger(self) -> Ledger:
+        """
+        All that was counted, as the store has it now.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        return await self._writing.ledger()
 
     def fault(
         self,
@@ -700,6 +714,8 @@ class Driver:
             sessions=dict(self.sessions()),
             probing=self.probing,
             revision=document.revision if document else 0,
+            direct=dict(self.direct()),
+            ahead=dict(self.ahead()),
         )
 
     async def _beats(self) -> None:

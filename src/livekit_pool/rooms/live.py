@@ -133,6 +133,13 @@ class Rooms:
             room.placement.server for room in self if room.sessions and room.placement is not None
         )
 
+    def occupied(self, server: str) -> dict[str, int]:
+        """Name of each room with sessions of this process on ``server`` -> how many."""
+        counts = {
+            room.name: sum(session.server == server for session in room.sessions) for room in self
+        }
+        return {name: count for name, count in counts.items() if count}
+
     # -- where a room is --
 
     async def resolve(self, name: str, known: Placement | None = None) -> Placement:

@@ -221,13 +221,31 @@ class Inquiry:
         self, room: Room, placement: Placement, asked: Upstream | None = None
     ) -> bool:
         """Try ``placement``, which may be ``asked``; whether the client has been answered."""
+        if asked is None and self._is_over(placement):
+            return await self._turn_away(placement)
         upstream, answer = await self._ask(placement, asked)
         if upstream is None:
             return False
         if answer.status != self.GOOD:
             upstream.abort()
             return await self._refused(placement, upstream, answer)
+        if self._is_over(placement):
+            self._let_go(upstream)
+            return await self._turn_away(placement)
         return await self._accepted(room, placement, upstream, answer)
+
+    def _is_over(self, placement: Placement) -> bool:
+        """Whether its server has as many participants as it may; who resumes is one of them."""
+        return not self._request.query.resume and self._gateway.pool.is_full(placement.server)
+
+    async def _turn_away(self, placement: Placement) -> bool:
+        """Its server is full: wait for a rotation, which may follow; else tell the client."""
+        self._gateway.pool.metering.count_again()
+        await self._changed(_VERDICT)
+        if not await self._still_right(placement) or not self._is_over(placement):
+            return False
+        self._unavailable("the LiveKit server has as many participants as it may, try again")
+        return True
 
     async def _accepted(
         self, room: Room, placement: Placement, upstream: Upstream, answer: Answer
