@@ -10,21 +10,23 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
+    "DRAINED",
     "HEALTH",
-    "MARKS",
     "MINUTES_LOST",
+    "PAUSED",
     "READY",
     "RESTORED",
+    "RESUMED",
     "ROTATED",
     "STALLED",
     "STORE_AWAY",
     "STORE_BACK",
     "STORE_CORRUPT",
     "TASK_FAILED",
+    "UNDRAINED",
     "UPSTREAM_REFUSED",
     "configure",
     "event",
@@ -39,12 +41,10 @@ STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
 MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
-MARKS: Final[Mapping[str, str]] = {
-    "drain": "LiveKit server drained",
-    "undrain": "LiveKit server undrained",
-    "pause": "Automatic rotation paused",
-    "resume": "Automatic rotation resumed",
-}
+DRAINED: Final = "LiveKit server drained"
+UNDRAINED: Final = "LiveKit server undrained"
+PAUSED: Final = "Automatic rotation paused"
+RESUMED: Final = "Automatic rotation resumed"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
 

@@ -89,6 +89,14 @@ PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
 
 
+_MARKED: Final = {
+    Change.DRAIN: observe.DRAINED,
+    Change.UNDRAIN: observe.UNDRAINED,
+    Change.PAUSE: observe.PAUSED,
+    Change.RESUME: observe.RESUMED,
+}
+
+
 class Driver:
     """
     Follows the shared document, probes servers, and writes rotations.
@@ -494,7 +502,7 @@ class Driver:
         )
         if answer.changed:
             observe.event(
-                observe.MARKS[change.value],
+                _MARKED[change],
                 logging.WARNING,
                 server=server or None,
                 by=actor,
