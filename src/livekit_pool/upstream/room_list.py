@@ -11,15 +11,20 @@ from typing import Final
 import aiohttp
 
 from .. import tokens
+from ..core.document import Cause
 from ..core.events import ProbeOutcome
+from ..core.faults import REFUSALS, Surface, classify
 from ..servers import Server
 from .attempt import Seen
 from .connection import Stage
+from .retry_after import retry_after
 
 __all__ = ["ListedRoom", "Refused", "listed_rooms"]
 
 _TOKEN_LIFE: Final = 300
 """Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
+
+_BODY_LIMIT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +44,22 @@ class ListedRoom:
 class Refused(Exception):
     """A server answered, but not with a list of rooms. Holds nothing of what it said."""
 
-    def __init__(self, outcome: ProbeOutcome, detail: str) -> None:
+    def __init__(
+        self,
+        outcome: ProbeOutcome,
+        detail: str,
+        *,
+        kind: Cause | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.seen = Seen(outcome=outcome, stage=Stage.SIGNED, detail=detail)
+        self.seen = Seen(
+            outcome=outcome,
+            stage=Stage.SIGNED,
+            detail=detail,
+            kind=kind,
+            retry_after=retry_after,
+        )
 
 
 async def listed_rooms(
@@ -66,21 +84,45 @@ async def listed_rooms(
         headers={"Authorization": f"Bearer {token}"},
         allow_redirects=False,
     ) as answer:
-        if answer.status in (401, 403):
-            # The body stays unread: old servers put the whole token into it.
-            raise Refused(
-                ProbeOutcome.UNAUTHORIZED,
-                f"it refuses its API key or secret (HTTP {answer.status}); clocks that differ"
-                " by minutes have the same effect",
-            )
         if answer.status != 200:
-            raise Refused(
-                ProbeOutcome.FAILED, f"it answered HTTP {answer.status} when asked for its rooms"
+            raise _refused(
+                answer.status,
+                await answer.content.read(_BODY_LIMIT),
+                retry_after(answer.headers.get("Retry-After")),
             )
         rooms = _rooms(await answer.read())
     if rooms is None:
         raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
     return rooms
+
+
+def _refused(status: int, body: bytes, retry_after: float | None) -> Refused:
+    """What an answer other than 200 says. Of the body, where old servers put the token, no word."""
+    if (kind := _limit(status, body)) is not None:
+        return Refused(
+            ProbeOutcome.LIMITED,
+            f"it refuses for a limit ({kind.value}, HTTP {status})",
+            kind=kind,
+            retry_after=retry_after,
+        )
+    if status in (401, 403):
+        return Refused(
+            ProbeOutcome.UNAUTHORIZED,
+            f"it refuses its API key or secret (HTTP {status}); clocks that differ by minutes"
+            " have the same effect",
+        )
+    return Refused(ProbeOutcome.FAILED, f"it answered HTTP {status} when asked for its rooms")
+
+
+def _limit(status: int, body: bytes) -> Cause | None:
+    """The limit that an answer to a call tells of, if it does."""
+    try:
+        error = json.loads(body)
+        code, text = str(error["code"]), str(error["msg"])
+    except (ValueError, RecursionError, TypeError, KeyError):
+        code, text = "", body.decode("utf-8", "replace")
+    cause = classify(Surface.TWIRP, status=status, code=code, text=text).cause
+    return cause if cause in REFUSALS else None
 
 
 def _rooms(body: bytes) -> dict[str, ListedRoom] | None:
