@@ -222,7 +222,7 @@ async def test_a_refusal_is_kept_with_its_text(
         result = await joiner.probe(server.server)
         assert len(server.seen) == 1
     assert (result.outcome, result.status) == (outcome, int(status.split()[0]))
-    assert (result.text, result.retry_after) == ("quota exceeded", "7")
+    assert (result.text, result.retry_after) == ("quota exceeded", 7.0)
     assert result.detail == f"it refused a join (HTTP {result.status})"
     assert "quota" not in repr(result)
 

@@ -47,6 +47,11 @@ class Doubts:
         """Believe ``name`` again."""
         self._doubts.pop(name, None)
 
+    def pause(self, name: str) -> float:
+        """Seconds that ``name``'s pause lasts from its last doubt on; 0 without one."""
+        known = self._doubts.get(name)
+        return 0.0 if known is None else known.pause
+
     def doubtful(self, name: str, now: float, *, voices: int = 1) -> bool:
         """Whether ``name`` is in its pause, of which ``voices`` that speak for it take a share."""
         known = self._doubts.get(name)

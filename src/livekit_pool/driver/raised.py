@@ -11,6 +11,8 @@ import errno
 from dataclasses import dataclass, field
 from typing import Final
 
+from livekit.protocol import models
+
 __all__ = ["Raised"]
 
 LONGEST_TEXT: Final = 4096
@@ -36,37 +38,43 @@ class Raised:
     text: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, error: BaseException | str) -> Raised:
+    def of(cls, error: BaseException | str, code: str | int | None = None) -> Raised:
         """
-        What ``error`` says, or the first exception behind it that says anything by an attribute.
+        What ``error`` says, and the exceptions behind it; a ``code`` beside it says more.
 
         ``TwirpError`` of ``livekit.api`` has ``code``, ``status`` and ``message``, ``ConnectError``
         of ``livekit.rtc`` a ``message`` (which is not its ``str``), aiohttp's errors a ``status``,
-        and errors of the operating system a number.
+        and errors of the operating system a number. A ``code`` that is a number is an HTTP status,
+        or that of a ``DisconnectReason``: those end far below 100.
         """
+        status, name = _number(code), _disconnected(code) or _name(code)
         if isinstance(error, str):
-            return cls(text=error[:LONGEST_TEXT])
+            return cls(status=status, code=name, text=error[:LONGEST_TEXT])
         texts: list[str] = []
-        status, code = None, ""
         seen: BaseException | None = error
         for _ in range(_CAUSES):
             if seen is None:
                 break
             status = status or _number(getattr(seen, "status", None))
-            code = code or _name(getattr(seen, "code", None))
+            name = name or _name(getattr(seen, "code", None))
             texts.append(_text(seen))
             seen = seen.__cause__ or seen.__context__
-        return cls(status=status, code=code, text=": ".join(filter(None, texts))[:LONGEST_TEXT])
+        return cls(status=status, code=name, text=": ".join(filter(None, texts))[:LONGEST_TEXT])
 
 
 def _number(value: object) -> int | None:
-    """An HTTP status."""
-    is_one = isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600
-    return int(str(value)) if is_one else None
+    """An HTTP status, also of `http.HTTPStatus`."""
+    return int(value) if isinstance(value, int) and 100 <= value < 600 else None
 
 
 def _name(value: object) -> str:
     return value[:LONGEST_TEXT] if isinstance(value, str) else ""
+
+
+def _disconnected(value: object) -> str:
+    """The name of a ``DisconnectReason``, which SDKs hand on as a number."""
+    known = models.DisconnectReason.DESCRIPTOR.values_by_number
+    return known[value].name if type(value) is int and value in known else ""
 
 
 def _text(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from .. import tokens
 from ..core.events import ProbeOutcome
 from ..servers import Server
 from .connection import Failure, open_session
+from .retry_after import retry_after
 from .stalls import Stalls
 
 __all__ = ["ROOM", "JoinProber", "JoinResult"]
@@ -84,7 +85,7 @@ class JoinResult:
             ``DisconnectReason``; else empty.
         text: the refusal's body, to be classified and never shown: old servers put the whole
             token into it.
-        retry_after: the refusal's ``Retry-After``, if it has one.
+        retry_after: seconds after which it wants to be asked again, if it said so.
         duration: seconds that it took.
         stalled: this process could not listen for more than 0.25 s of that time, or could not
             ask at all: silence says nothing of the server.
@@ -96,7 +97,7 @@ class JoinResult:
     status: int | None = None
     reason: str = ""
     text: str = field(default="", repr=False)
-    retry_after: str | None = None
+    retry_after: float | None = None
     duration: float = 0.0
     stalled: bool = False
 
@@ -104,7 +105,7 @@ class JoinResult:
 class _Refusal(Exception):
     """The server answered the upgrade with something else than 101."""
 
-    def __init__(self, status: int, text: str, retry_after: str | None) -> None:
+    def __init__(self, status: int, text: str, retry_after: float | None) -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
         self.text = text
@@ -267,7 +268,7 @@ async def _refusals(
         body += piece
     answer.close()
     text = body[:_REFUSAL_LIMIT].decode("utf-8", "replace")
-    raise _Refusal(answer.status, text, answer.headers.get("Retry-After"))
+    raise _Refusal(answer.status, text, retry_after(answer.headers.get("Retry-After")))
 
 
 # ---- what it means ----------------------------------------------------------------------------
