@@ -119,6 +119,7 @@ def _seen(
     )
     if ranked and (ranked[0].host == driver.host or probe is None):
         other = dict(ranked[0].health[name])
+        other.pop("signed", None)
         return Health(str(other.pop("health"))), other
     return health, probe
 

@@ -22,6 +22,7 @@ __all__ = [
     "Probed",
     "RotateAsked",
     "RowsSeen",
+    "SignedSight",
     "StoreSeen",
     "SwapAnswered",
     "SwapFailed",
@@ -64,6 +65,15 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignedSight:
+    """What the newest signed probe of a server saw, and when it ``began`` by the store's time."""
+
+    outcome: ProbeOutcome
+    began: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowsSeen:
     """
     The live process rows.
@@ -71,7 +81,8 @@ class RowsSeen:
     Attributes:
         lists: names of the servers that each live process has, in its order.
         health: server -> up, as the process that probes on this machine sees it.
-        elsewhere: the same for each other machine on which a process lives: empty for one whose
+        signed: server -> its newest signed probe, by any process of this machine.
+        elsewhere: server -> up for each other machine on which a process lives: empty for one whose
             processes have said nothing lately.
         participants: connected through all live processes together.
         agreed: whether all live processes have the same list, to the keys.
@@ -79,6 +90,7 @@ class RowsSeen:
 
     lists: tuple[tuple[str, ...], ...]
     health: Mapping[str, bool] = field(default_factory=dict)
+    signed: Mapping[str, SignedSight] = field(default_factory=dict)
     elsewhere: tuple[Mapping[str, bool], ...] = ()
     participants: int = 0
     agreed: bool = True

@@ -235,9 +235,9 @@ class PoolMachine:
         match event:
             case Loaded() | StoreSeen() | SwapAnswered() | SwapFailed():
                 self._hear_of_store(event, now)
-            case RowsSeen(health=health):
+            case RowsSeen(health=health, signed=signed):
                 self._rows = event
-                self._health.heard(health, now)
+                self._health.heard(health, now, signed)
             case Probed():
                 self._observe(event, now)
             case FaultSeen():

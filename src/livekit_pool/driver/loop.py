@@ -626,6 +626,15 @@ class Driver:
         health: dict[str, Mapping[str, object]] = {}
         for name, result in self.last_probe.items():
             health[name] = {"health": self.machine.health(name).value, **result.public()}
+            if (seen := self._probing.signed.get(name)) is not None:
+                health[name] = {
+                    **health[name],
+                    "signed": {
+                        "outcome": seen.outcome.value,
+                        "began": seen.began,
+                        "detail": seen.detail,
+                    },
+                }
         return ProcessRow(
             process=self.process,
             host=self.host,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from ..core.events import Probed, ProbeOutcome
+from ..core.events import Probed, ProbeOutcome, SignedSight
 from ..core.health import Health
 from ..exceptions import NoAnswer
 from ..servers import Server
@@ -48,6 +48,7 @@ class Probing:
 
     Attributes:
         last: the newest probe of each server, as this process made it.
+        signed: the newest signed one of each, as `SignedSight` has it.
         leads: whether this process is the one that probes for its machine.
     """
 
@@ -66,6 +67,7 @@ class Probing:
     ) -> None:
         """``deaf`` says whether this process cannot hear what the leading one sees."""
         self.last: dict[str, ProbeResult] = {}
+        self.signed: dict[str, SignedSight] = {}
         self.leads = False
         self._servers = servers
         self._prober = prober
@@ -160,6 +162,10 @@ class Probing:
         self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
+        if signed:
+            self.signed[server] = SignedSight(
+                outcome=result.outcome, began=began_at, detail=result.detail
+            )
         self._asker.feed(
             Probed(
                 server=server,

@@ -126,7 +126,8 @@ class ProcessRow:
         host: name of its machine.
         started, beat: store times of its start and its last heartbeat, which `Store.beat` sets.
         names: its servers, in its order. fingerprint: hash of its whole list, secrets excluded.
-        health: server name -> {"health", "at", "outcome", "detail", ...} as it sees them (JSON).
+        health: server name -> {"health", "at", "outcome", "detail", ..., "signed"} as it sees them
+            (JSON); ``signed`` is {"outcome", "began", "detail"} of its newest signed probe.
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
     """
