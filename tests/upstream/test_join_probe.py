@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -21,7 +21,7 @@ from livekit.protocol import agent, models, rtc
 from livekit_pool import tokens
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.local import LocalServer, find_server
-from livekit_pool.upstream.join_probe import ROOM, JoinProber
+from livekit_pool.upstream.join_probe import ROOM, JoinProber, Witness
 from tests.real.roster import calls
 from tests.real.until import until
 from tests.upstream.scripted import Exchange, always, never, response, scripted
@@ -41,6 +41,24 @@ async def joiner() -> AsyncIterator[JoinProber]:
     """A join prober as the pool makes it."""
     async with JoinProber() as joiner:
         yield joiner
+
+
+class Stay(NamedTuple):
+    """What a witness is told."""
+
+    server: str
+    sid: str
+    joined: float
+    at: float
+
+
+def stayed(stays: list[Stay]) -> Witness:
+    """A witness that notes down what it is told."""
+
+    def witness(server: str, *, sid: str, joined: float, at: float) -> None:
+        stays.append(Stay(server, sid, joined, at))
+
+    return witness
 
 
 async def people(server: LocalServer) -> list[str]:
@@ -72,14 +90,18 @@ async def room_ends(server: LocalServer) -> None:
 
 @pytest.mark.real
 async def test_it_joins_and_leaves_no_ghost(livekit: LocalServer) -> None:
-    stays: list[tuple[str, float]] = []
-    async with JoinProber(joined=lambda *stay: stays.append(stay)) as joiner:
+    stays: list[Stay] = []
+    began = time.time()
+    async with JoinProber(witness=stayed(stays)) as joiner:
         for _ in range(20):
             result = await joiner.probe(livekit.server)
             assert (result.outcome, result.detail) == (PASSED, "let a participant in")
             await nobody_is_left(livekit)
-    assert [server for server, _ in stays] == ["red"] * 20
-    assert all(0 < seconds < 1 for _, seconds in stays)
+    assert {stay.server for stay in stays} == {"red"}
+    assert len({stay.sid for stay in stays}) == len(stays) == 20
+    for stay in stays:
+        assert stay.sid.startswith("PA_")
+        assert began - 1 < stay.joined < stay.at < stay.joined + 1
     await room_ends(livekit)
 
 
@@ -143,16 +165,14 @@ async def test_it_wakes_no_agent(livekit: LocalServer, joiner: JoinProber) -> No
 
         assert (await joiner.probe(livekit.server)).outcome is PASSED
         # A room of anybody's, after it: the worker is heard, and gets that job alone.
-        async with calls(livekit) as lk:
-            claims = {"sub": "alice", "video": {"roomJoin": True, "room": "standup"}}
-            token = tokens.sign({**claims, "exp": int(time.time()) + 300}, pair)
-            async with session.ws_connect(
-                f"{livekit.server.http_url}/rtc", headers={"Authorization": f"Bearer {token}"}
-            ) as alice:
-                await alice.receive()
-                asked = agent.ServerMessage.FromString((await socket.receive(timeout=10)).data)
-                assert asked.availability.job.room.name == "standup"
-            assert lk is not None
+        claims = {"sub": "alice", "video": {"roomJoin": True, "room": "standup"}}
+        token = tokens.sign({**claims, "exp": int(time.time()) + 300}, pair)
+        async with session.ws_connect(
+            f"{livekit.server.http_url}/rtc", headers={"Authorization": f"Bearer {token}"}
+        ) as alice:
+            await alice.receive()
+            asked = agent.ServerMessage.FromString((await socket.receive(timeout=10)).data)
+            assert asked.availability.job.room.name == "standup"
 
 
 @pytest.mark.real
@@ -187,10 +207,8 @@ async def test_a_killed_server_refuses(livekit: LocalServer, joiner: JoinProber)
 
 @pytest.mark.real
 async def test_a_join_that_outlasts_its_probe_leaves_no_ghost(livekit: LocalServer) -> None:
-    stays: list[str] = []
-    async with JoinProber(
-        timeout=0.3, joined=lambda server, seconds: stays.append(server)
-    ) as joiner:
+    stays: list[Stay] = []
+    async with JoinProber(timeout=0.3, witness=stayed(stays)) as joiner:
         await livekit.freeze()
         result = await joiner.probe(livekit.server)
         assert (result.outcome, result.detail) == (SILENT, "no answer to a join within 0.3 s")
@@ -198,7 +216,7 @@ async def test_a_join_that_outlasts_its_probe_leaves_no_ghost(livekit: LocalServ
         await livekit.thaw()
         await until(lambda: stays, seconds=5, what="the join is answered after all")
         await nobody_is_left(livekit)
-    assert stays == ["red"]
+    assert [stay.server for stay in stays] == ["red"]
 
 
 # ---- what a server can do ---------------------------------------------------------------------
@@ -223,7 +241,7 @@ async def test_a_refusal_is_kept_with_its_text(
         assert len(server.seen) == 1
     assert (result.outcome, result.status) == (outcome, int(status.split()[0]))
     assert (result.text, result.retry_after) == ("quota exceeded", 7.0)
-    assert result.detail == f"it refused a join (HTTP {result.status})"
+    assert result.detail == f"a join was refused with HTTP {result.status}"
     assert "quota" not in repr(result)
 
 

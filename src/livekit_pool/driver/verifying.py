@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from ..core.document import Cause
 from ..core.events import FaultSource, ProbeOutcome
-from ..core.faults import FORGIVABLE, KINDS, REFUSALS, Blame, Classified, Surface, classify
+from ..core.faults import FORGIVABLE, KINDS, Blame, Classified, Surface, classify
 from ..servers import Server
 from ..upstream.join_probe import JoinResult
 from ..upstream.probe import ProbeResult
@@ -119,9 +119,8 @@ def _of_join(seen: JoinResult) -> Found:
     if said.blame in (Blame.CALLER, Blame.NOBODY):
         return _UNCLEAR
     # The room is our own, and nobody is in it: "the room's" is the server's here.
-    cause = said.cause or Cause.DOWN
-    detail = f"{seen.detail}: {said.row}" if cause in REFUSALS else seen.detail
-    return Found(cause=cause, detail=detail, retry_after=seen.retry_after)
+    detail = seen.detail if seen.status is None else f"{seen.detail}: {said.row}"
+    return Found(cause=said.cause or Cause.DOWN, detail=detail, retry_after=seen.retry_after)
 
 
 def _classified(seen: JoinResult) -> Classified | None:

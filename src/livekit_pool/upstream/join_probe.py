@@ -16,10 +16,10 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import aiohttp
 from google.protobuf.message import DecodeError
@@ -32,7 +32,7 @@ from .connection import Failure, open_session
 from .retry_after import retry_after
 from .stalls import Stalls
 
-__all__ = ["ROOM", "JoinProber", "JoinResult"]
+__all__ = ["ROOM", "JoinProber", "JoinResult", "Witness"]
 
 ROOM: Final = "livekit-pool-probe"
 """The room that is joined."""
@@ -102,6 +102,17 @@ class JoinResult:
     stalled: bool = False
 
 
+class Witness(Protocol):
+    """Who counts minutes."""
+
+    def __call__(self, server: str, *, sid: str, joined: float, at: float) -> None:
+        """
+        Take in that participant ``sid`` was on ``server`` from ``joined`` until ``at``.
+
+        Both are seconds since the epoch by the server's clock.
+        """
+
+
 class _Refusal(Exception):
     """The server answered the upgrade with something else than 101."""
 
@@ -125,7 +136,7 @@ class JoinProber:
         *,
         timeout: float = TIMEOUT,
         context: ssl.SSLContext | None = None,
-        joined: Callable[[str, float], None] = lambda server, seconds: None,
+        witness: Witness | None = None,
     ) -> None:
         """
         Connect to nothing yet.
@@ -133,12 +144,12 @@ class JoinProber:
         Args:
             timeout: seconds that a probe waits.
             context: how TLS is verified; by default against the system's authorities.
-            joined: called with a server's name and the seconds that a participant of ours was on
-                it, also for a join that outlasted its probe.
+            witness: told how long a participant of ours was on a server, also of a join that
+                outlasted its probe.
         """
         self._timeout = timeout
         self._context = context
-        self._joined = joined
+        self._witness = witness
         self._joining: set[asyncio.Task[JoinResult]] = set()
         self._session: aiohttp.ClientSession
 
@@ -217,18 +228,22 @@ class JoinProber:
             headers=_authorization(server, {**claims, "video": grants}),
             timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE),
         ) as socket:
-            began: float | None = None
+            said, began = None, time.monotonic()
             try:
-                result = _judge(server, await socket.receive())
-                if result.outcome is ProbeOutcome.PASSED:
-                    began = time.monotonic()
-                return result
+                said = _said(await socket.receive())
+                began = time.monotonic()
+                return _judge(server, said)
             finally:
                 # Also where nothing was heard: what the server still makes of it goes at once.
                 with suppress(aiohttp.ClientError, TimeoutError, OSError):
                     await _say_goodbye(socket)
-                if began is not None:
-                    self._joined(server.name, time.monotonic() - began)
+                if isinstance(said, rtc.SignalResponse) and said.HasField("join"):
+                    self._tell(server, said.join.participant, time.monotonic() - began)
+
+    def _tell(self, server: Server, participant: models.ParticipantInfo, seconds: float) -> None:
+        if self._witness is not None:
+            joined = participant.joined_at_ms / 1000 or float(participant.joined_at)
+            self._witness(server.name, sid=participant.sid, joined=joined, at=joined + seconds)
 
     async def _make_room(self, server: Server) -> None:
         """protocol: livekit_room.proto, RoomService.CreateRoom; the grant is ``roomCreate``."""
@@ -274,22 +289,28 @@ async def _refusals(
 # ---- what it means ----------------------------------------------------------------------------
 
 
-def _judge(server: Server, message: aiohttp.WSMessage) -> JoinResult:
-    """What a server's first message says."""
-    detail, reason = "it answers a join, but not as a LiveKit server does", ""
+def _said(message: aiohttp.WSMessage) -> rtc.SignalResponse | str:
+    """A server's first message, or what it did instead of sending one."""
     if message.type is aiohttp.WSMsgType.BINARY:
         with suppress(DecodeError):
-            said = rtc.SignalResponse.FromString(message.data)
-            if said.HasField("join"):
-                return JoinResult(
-                    server=server.name, outcome=ProbeOutcome.PASSED, detail="let a participant in"
-                )
-            if said.HasField("leave"):
-                reason = _reason(said.leave.reason)
-                detail = f"it sent a participant away instead of letting it in ({reason})"
-    elif message.type is not aiohttp.WSMsgType.TEXT:
-        detail = "it ended a join without a word"
-    return JoinResult(server=server.name, outcome=ProbeOutcome.FAILED, detail=detail, reason=reason)
+            return rtc.SignalResponse.FromString(message.data)
+    if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
+        return "it answers a join, but not as a LiveKit server does"
+    return "it ended a join without a word"
+
+
+def _judge(server: Server, said: rtc.SignalResponse | str) -> JoinResult:
+    outcome, reason = ProbeOutcome.FAILED, ""
+    if isinstance(said, str):
+        detail = said
+    elif said.HasField("join"):
+        outcome, detail = ProbeOutcome.PASSED, "let a participant in"
+    elif said.HasField("leave"):
+        reason = _reason(said.leave.reason)
+        detail = f"it sent a participant away instead of letting it in ({reason})"
+    else:
+        detail = "it answers a join, but not as a LiveKit server does"
+    return JoinResult(server=server.name, outcome=outcome, detail=detail, reason=reason)
 
 
 def _reason(number: int) -> str:
@@ -302,7 +323,7 @@ def _refused(server: Server, refusal: _Refusal) -> JoinResult:
     return JoinResult(
         server=server.name,
         outcome=ProbeOutcome.UNAUTHORIZED if unauthorized else ProbeOutcome.FAILED,
-        detail=f"it refused a join (HTTP {refusal.status})",
+        detail=f"a join was refused with HTTP {refusal.status}",
         status=refusal.status,
         text=refusal.text,
         retry_after=refusal.retry_after,

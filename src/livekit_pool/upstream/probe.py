@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -28,7 +28,7 @@ from ..exceptions import NoAnswer
 from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
-from .join_probe import JoinProber, JoinResult
+from .join_probe import JoinProber, JoinResult, Witness
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
 
@@ -101,7 +101,7 @@ class Prober:
         timeout: float = TIMEOUT,
         signed_timeout: float = SIGNED_TIMEOUT,
         context: ssl.SSLContext | None = None,
-        joined: Callable[[str, float], None] = lambda server, seconds: None,
+        witness: Witness | None = None,
     ) -> None:
         """
         Connect to nothing yet.
@@ -110,15 +110,14 @@ class Prober:
             timeout: seconds that a probe waits.
             signed_timeout: seconds that a signed probe, or a question about rooms, waits.
             context: how TLS is verified; by default against the system's authorities.
-            joined: called with a server's name and the seconds that a participant of a join probe
-                was on it.
+            witness: told how long the participant of a join probe was on a server.
         """
         self._timeout = timeout
         self._signed_timeout = signed_timeout
         self._context = context
         self._attempts: dict[str, list[Attempt]] = {}
         self._ending: set[asyncio.Task[Seen]] = set()
-        self._joiner = JoinProber(context=context, joined=joined)
+        self._joiner = JoinProber(context=context, witness=witness)
         self._stack = AsyncExitStack()
         self._kept: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
