@@ -444,6 +444,17 @@ def test_what_our_own_request_is_to_blame_for_says_nothing(seen: JoinResult) -> 
 
 
 @turned
+async def test_a_server_that_was_left_meanwhile_is_not_joined(world: World) -> None:
+    await world.report()
+    await asyncio.sleep(world.takes / 2)
+    world.rotate("green")
+    await world.verified()
+    assert world.probes == [False, True]
+    assert not world.joins
+    assert world.reports.verified == {"unclear": 1}
+
+
+@turned
 async def test_a_stall_of_our_own_condemns_nobody(world: World) -> None:
     world.stalled = True
     world.plain = deque([SILENT])

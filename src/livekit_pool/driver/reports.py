@@ -286,7 +286,9 @@ class Reports:
     async def _verify(self, server: Server, state: _State) -> None:
         revision, found = self._asker.document.revision, Found(clear=False)
         try:
-            found = await self._verifying.verify(server)
+            found = await self._verifying.verify(
+                server, lambda: server.name == self._asker.active_server
+            )
         finally:
             who, state.who = state.who or set(), None
             state.voices.clear()

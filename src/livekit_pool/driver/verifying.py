@@ -9,6 +9,7 @@ join that finds the server down or silent is repeated, since all the other quest
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -71,14 +72,18 @@ class Verifying:
         self._looking = looking
         self._joiner = joiner
 
-    async def verify(self, server: Server) -> Found:
-        """Look at ``server`` now: at most about 13 s, a fraction of a second where it is well."""
+    async def verify(self, server: Server, wanted: Callable[[], bool]) -> Found:
+        """
+        Look at ``server`` now: at most for 14 s, for a second where it is well.
+
+        It is not joined where nobody wants to know it any more, as after a rotation.
+        """
         for signed in (False, True):
             seen = await self._looking.look(server.name, signed=signed)
             found = _of_probe(seen, signed=signed)
             if found is not _WELL:
                 return found
-        return await self._join(server)
+        return await self._join(server) if wanted() else _UNCLEAR
 
     async def _join(self, server: Server) -> Found:
         first = _of_join(await self._joiner.probe_join(server))
