@@ -43,6 +43,7 @@ __all__ = [
     "CONFIRM",
     "COUNT",
     "CREATE",
+    "FOLD",
     "HISTORY",
     "LAPSE",
     "LAPSING",
@@ -368,6 +369,23 @@ end
 )
 
 LEDGER = Script("ledger", "return redis.call('HGETALL', ledger)")
+
+# [writer, key], the sum expected, how many sums; then [writer, key], sum ...; then what to drop
+FOLD = Script(
+    "ledger",
+    """
+if (redis.call('HGET', ledger, ARGV[2]) or '0') ~= ARGV[3] then return 0 end
+local at = 5
+for _ = 1, tonumber(ARGV[4]) do
+  redis.call('HSET', ledger, ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for dropped = at, #ARGV do
+  redis.call('HDEL', ledger, ARGV[dropped])
+end
+return 1
+""",
+)
 
 # -- processes --
 

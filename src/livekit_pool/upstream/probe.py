@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -29,6 +29,7 @@ from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
 from .join_probe import JoinProber, JoinResult, Witness
+from .occupancy import Occupancy, Present, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
 
@@ -209,6 +210,14 @@ class Prober:
         else:
             return {name: found[name] for name in wanted if name in found}
         raise NoAnswer(f"{server.name} did not list its rooms: {detail}")
+
+    async def occupancy(self, server: Server) -> Occupancy:
+        """All rooms of ``server``, with their numbers of participants. Raises as `list_rooms`."""
+        return await occupancy(self._fresh, server)
+
+    async def present(self, server: Server, room: str) -> Sequence[Present]:
+        """The participants of ``room`` on ``server``. Raises as `list_rooms`."""
+        return await present(self._fresh, server, room)
 
     async def room_exists(self, server: Server, room: str) -> bool | None:
         """Whether ``server`` has ``room`` now; None if it cannot tell, as when it is down."""
