@@ -13,7 +13,8 @@ delays another's truth:
     a fault was found          no other verification of that server for 5 s, doubled up to 60 s:
                                the machine knows
     any report                 at most 6 a minute of one reporter and 1,200 of one address, behind
-                               which there may be an office; 60 of these may make the store be read
+                               which there may be an office; 20 of all may make the store be read,
+                               which may cost money
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ __all__ = ["Report", "Reported", "Reports", "Standing"]
 
 PER_REPORTER: Final = 6
 PER_ADDRESS: Final = 1200
-READS_PER_ADDRESS: Final = 60
+READS: Final = 20
 """Reports in a minute; see the head of this file."""
 
 REUSE: Final = 5.0
@@ -179,7 +180,7 @@ class Reports:
         self._faulty = Doubts(first=5.0, longest=60.0)  # servers
         self._of_reporter = Allowance(PER_REPORTER, clock=_now)
         self._of_address = Allowance(PER_ADDRESS, clock=_now)
-        self._reads = Allowance(READS_PER_ADDRESS, clock=_now)
+        self._reads = Allowance(READS, clock=_now)
         self._told: dict[str, tuple[float, int]] = {}  # code -> when it was, and its count then
 
     async def take(self, report: Report) -> Reported:
@@ -232,7 +233,7 @@ class Reports:
         """The document, as new as the reporter's."""
         document = self._asker.document
         if report.revision > document.revision:
-            self._limit(self._reads, report.address)
+            self._limit(self._reads, "store")
         document = await self._asker.fresh(report.revision)
         if report.revision <= document.revision:
             return document
