@@ -22,6 +22,9 @@ __all__ = [
     "OWN_FAULT",
     "PAUSED",
     "READY",
+    "REPORTS_DISMISSED",
+    "REPORTS_REFUSED",
+    "REPORTS_VERIFIED",
     "RESTORED",
     "RESUMED",
     "ROTATED",
@@ -39,6 +42,9 @@ __all__ = [
 ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
+REPORTS_DISMISSED: Final = "Clients' reports dismissed"
+REPORTS_REFUSED: Final = "Clients' reports refused"
+REPORTS_VERIFIED: Final = "Clients' reports verified"
 STALLED: Final = "Own event loop stalled"
 OWN_FAULT: Final = "Own fault: no server is blamed"
 CLOCK_JUMPED: Final = "Clock of this machine was set"
