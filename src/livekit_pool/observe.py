@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
     "HEALTH",
+    "MARKS",
     "MINUTES_LOST",
     "READY",
     "RESTORED",
@@ -37,6 +39,12 @@ STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
 MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
+MARKS: Final[Mapping[str, str]] = {
+    "drain": "LiveKit server drained",
+    "undrain": "LiveKit server undrained",
+    "pause": "Automatic rotation paused",
+    "resume": "Automatic rotation resumed",
+}
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
 

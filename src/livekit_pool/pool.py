@@ -17,12 +17,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from . import config, observe, tokens
 from .core.actions import Announce, Step
-from .core.document import Cause, Document, Rotation
-from .core.events import FaultSource
+from .core.document import Cause, Document, Mark, Rotation
+from .core.events import Change, FaultSource
 from .core.health import Settings as MachineSettings
 from .driver import Driver
 from .exceptions import PoolError
@@ -34,7 +34,7 @@ from .stores import store_from_url
 from .stores.base import Placement
 from .upstream.probe import Prober
 
-__all__ = ["Access", "Pool"]
+__all__ = ["Access", "Marked", "Pool"]
 
 _LISTENER_QUEUE: Final = 256
 
@@ -51,6 +51,24 @@ class Access:
     token: str = field(repr=False)
     server: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """
+    What came of a drain or a pause, or of the end of one.
+
+    Attributes:
+        revision: of the document in which it is so.
+        changed: whether it was not so before.
+        mark: who set the drain or pause, since when and why; None where there is none any more.
+        rotation: the one that it took, because the active server was drained; else None.
+    """
+
+    revision: int
+    changed: bool
+    mark: Mark | None
+    rotation: Rotation | None
 
 
 class Pool:
@@ -297,6 +315,76 @@ class Pool:
             force=force,
         )
 
+    async def drain(
+        self,
+        server: str,
+        reason: str,
+        *,
+        actor: str = "library",
+        expected_revision: int | None = None,
+        force: bool = False,
+    ) -> Marked:
+        """
+        Take ``server`` out: nothing new is sent to it, until `undrain`.
+
+        If it is the active server, the pool rotates away from it in the same change. Nothing
+        changes if it is drained already.
+
+        Args:
+            expected_revision: change something only if the document is at this revision.
+            force: also the last available server. Where that is the active one it stays so:
+                rooms that are live stay there, new ones are refused. The pool rotates away from it
+                as soon as another server is available.
+
+        Raises:
+            RotationRefused: it is not done; carries the current revision.
+            UnknownServer: no server is called ``server``.
+            StoreUnavailable: the store did not answer.
+        """
+        return await self._mark(
+            Change.DRAIN,
+            actor=actor,
+            server=server,
+            reason=reason,
+            expected_revision=expected_revision,
+            force=force,
+        )
+
+    async def undrain(
+        self, server: str, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """Let ``server`` be chosen again, whoever drained it. Raises as `drain` does."""
+        return await self._mark(
+            Change.UNDRAIN, actor=actor, server=server, expected_revision=expected_revision
+        )
+
+    async def pause(
+        self, reason: str, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """
+        Stop automatic rotation, until `resume`; what a person asks for works all the same.
+
+        Raises as `drain` does.
+        """
+        return await self._mark(
+            Change.PAUSE, actor=actor, reason=reason, expected_revision=expected_revision
+        )
+
+    async def resume(
+        self, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """Let the pool rotate by itself again, whoever paused it. Raises as `drain` does."""
+        return await self._mark(Change.RESUME, actor=actor, expected_revision=expected_revision)
+
+    async def _mark(self, change: Change, **asked: Any) -> Marked:
+        answer = await self.driver.mark(change, **asked)
+        return Marked(
+            revision=answer.revision,
+            changed=answer.changed,
+            mark=answer.mark,
+            rotation=answer.rotation,
+        )
+
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
         """The rotations, newest first; ``before`` a revision."""
         return await self.driver.store.history(limit, before)
@@ -377,7 +465,11 @@ class Pool:
     # -- where rooms are --
 
     async def place(self, room: str) -> Placement:
-        """The placement of ``room``, made if it has none, moved if that is due."""
+        """
+        The placement of ``room``, made if it has none, moved if that is due.
+
+        Raises `NoServer` if it has none, and the active server, being drained, gets no new rooms.
+        """
         return await self.rooms.resolve(room)
 
     async def placement(self, room: str) -> Placement | None:

@@ -82,6 +82,7 @@ def _process(row: ProcessRow, driver: Driver) -> dict[str, object]:
         "fingerprint": row.fingerprint,
         "same_list": row.fingerprint == driver.fingerprint,
         "probing": row.probing,
+        "revision": row.revision,
         "participants": sum(row.sessions.values()),
     }
 

@@ -139,6 +139,11 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
     active = next((one for one in servers if one["name"] == answer["active"]), None)
     if active is None or active["health"] == "down":
         lines.append(f"The active server, {answer['active']}, is down.")
+    if active is not None and active["drained"]:
+        lines.append(
+            f"The active server, {active['name']}, is drained: new rooms are refused until another"
+            " server is available."
+        )
     if len(servers) > (active is not None) and next_standby(answer) is None:
         lines.append("No other server is available: there is nowhere to rotate to.")
     lines += [

@@ -5,6 +5,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
     it refuses our key                     -> credentials, at once
+    it is drained                          -> manual, as soon as another one is available
     it refuses for a limit                 -> the refusal's kind: a quota at once, other limits not
                                               sooner than the interval
     joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
@@ -25,7 +26,15 @@ from typing import Final
 from . import budget
 from .actions import Note, NoteEvent
 from .choice import Candidate, Choice, first_available, last_resort, next_available
-from .document import Cause, Document, Rotation, listed, rotated, written_back
+from .document import (
+    Cause,
+    Document,
+    Rotation,
+    drain_reason,
+    listed,
+    rotated,
+    written_back,
+)
 from .faults import COOLS, FOLLOWS, KINDS, Confirmed
 from .health import cooled
 from .situation import FRESH, Situation
@@ -169,6 +178,15 @@ def _leave_removed(situation: Situation) -> Decision:
     return decision
 
 
+def _leave_drained(situation: Situation) -> Decision:
+    # It was drained by force, when there was nowhere to go: what was asked for then is done now.
+    mark = situation.document.record(situation.active).drained
+    if mark is None or situation.document.paused is not None:
+        return _NOTHING
+    reason = drain_reason(mark.reason)
+    return _leave(situation, next_available, Cause.MANUAL, reason, actor=mark.by)
+
+
 def _leave_misconfigured(situation: Situation) -> Decision:
     evidence = situation.unauthorized()
     if evidence is None:
@@ -187,7 +205,7 @@ def _leave_limited(situation: Situation) -> Decision:
     if FOLLOWS[refusal.kind].confirmed is Confirmed.INTERVAL and _too_soon(situation):
         return _NOTHING
     reason = refusal.detail or f"it refuses for a limit: {refusal.kind.value}"
-    return _leave(situation, next_available, refusal.kind, reason, refusal.retry_after)
+    return _leave(situation, next_available, refusal.kind, reason, retry_after=refusal.retry_after)
 
 
 def _leave_refusing(situation: Situation) -> Decision:
@@ -256,6 +274,7 @@ _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
     _leave_down,
     _leave_removed,
     _leave_misconfigured,
+    _leave_drained,
     _leave_limited,
     _leave_refusing,
     _leave_spent,
@@ -269,6 +288,8 @@ def _leave(
     policy: Callable[[Sequence[Candidate]], Choice],
     cause: Cause,
     reason: str,
+    *,
+    actor: str | None = None,
     retry_after: float | None = None,
 ) -> Decision:
     """Leave the active server for the one that ``policy`` chooses, if there is one."""
@@ -286,7 +307,9 @@ def _go(
 ) -> Decision:
     """Leave the active server for the one chosen; ``nowhere`` tells that there is none."""
     if choice.server is not None:
-        return _rotation(situation, choice.server, cause, reason, retry_after=retry_after)
+        return _rotation(
+            situation, choice.server, cause, reason, actor=actor, retry_after=retry_after
+        )
     if choice.waits:
         return Decision(probe=choice.probe, signed=choice.signed)
     return Decision(notes=(_note(nowhere, server=situation.active),))

@@ -14,11 +14,13 @@ from .budget import Usage
 from .document import Cause, Document
 
 __all__ = [
+    "Change",
     "Event",
     "FaultSeen",
     "FaultSource",
     "JoinAnswered",
     "Loaded",
+    "MarkAsked",
     "ProbeOutcome",
     "Probed",
     "RotateAsked",
@@ -191,6 +193,40 @@ class RotateAsked:
     participants: int = 0
 
 
+class Change(StrEnum):
+    """What somebody wants to set, or to undo."""
+
+    DRAIN = "drain"
+    UNDRAIN = "undrain"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkAsked:
+    """
+    Somebody asked for a drain or a pause, or for the end of one.
+
+    Attributes:
+        request: names the answer's addressee; unique among the requests under way.
+        server: the one to drain or undrain; empty for a pause.
+        reason: why; empty for the end of one.
+        expected_revision: refuse a change if the document is at any other.
+        force: drain also the last available server.
+        participants: to be moved, if the active server is drained; 0 to take the number from the
+            process rows.
+    """
+
+    request: str
+    change: Change
+    actor: str
+    server: str = ""
+    reason: str = ""
+    expected_revision: int | None = None
+    force: bool = False
+    participants: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapAnswered:
     """
@@ -229,6 +265,7 @@ Event = (
     | JoinAnswered
     | UsageSeen
     | RotateAsked
+    | MarkAsked
     | SwapAnswered
     | SwapFailed
     | Tick

@@ -40,6 +40,7 @@ from .events import (
     FaultSource,
     JoinAnswered,
     Loaded,
+    MarkAsked,
     Probed,
     ProbeOutcome,
     RotateAsked,
@@ -54,7 +55,7 @@ from .faults import KINDS, REFUSALS
 from .health import Health, HealthBook, Settings
 from .limits import Limits
 from .pending import PendingFaults, is_late
-from .requests import Asked, Done, Go, No, Wait, verdict
+from .requests import Asked, Done, Go, No, Wait, mark_of, verdict
 from .situation import Situation
 from .stepping import Stepping
 
@@ -68,6 +69,7 @@ __all__ = [
     "Health",
     "JoinAnswered",
     "Loaded",
+    "MarkAsked",
     "Note",
     "NoteEvent",
     "PoolMachine",
@@ -186,6 +188,18 @@ class PoolMachine:
             return False
         return self._situation(self.document, now).candidate(server).available
 
+    @property
+    def takes_rooms(self) -> bool:
+        """
+        Whether rooms that are nowhere yet may be placed.
+
+        Not while the active server is drained, by force, because there was no other: nothing new
+        is sent to it.
+        """
+        if self.document is None or self.step is not None:
+            return True
+        return self.document.record(self.document.active_server).drained is None
+
     def joinable(self, server: str, now: float) -> bool:
         """
         Whether a join may be sent to ``server``: it is of the pool and not confirmed down.
@@ -255,7 +269,7 @@ class PoolMachine:
                     self._faults.join_answered()
             case UsageSeen(usage=usage):
                 self.usage = usage
-            case RotateAsked():
+            case RotateAsked() | MarkAsked():
                 self._ask(event, now)
             case Tick():
                 pass
@@ -313,7 +327,7 @@ class PoolMachine:
             seen, passed = self._health.seen(fault.server), self._health.passed(fault.server)
             self._faults.add(fault, now, answering=passed or not seen)
 
-    def _ask(self, event: RotateAsked, now: float) -> None:
+    def _ask(self, event: RotateAsked | MarkAsked, now: float) -> None:
         document = self.document
         if document is None:
             self._refuse(event, No("store_unavailable", "The pool has no document yet."))
@@ -415,8 +429,7 @@ class PoolMachine:
         swap = self._swap
         if swap is None or not self._swap_unknown or self.document is None:
             return
-        rotation = swap.rotation if isinstance(swap, Swap) else None
-        applied = rotation is not None and _tells_of(self.document, rotation)
+        applied = isinstance(swap, Swap) and _shows(self.document, swap, self._swap_for)
         self._swap_ended(swap, won=applied)
 
     def _swap_ended(self, swap: Swap | Restore, *, won: bool) -> None:
@@ -425,7 +438,7 @@ class PoolMachine:
         if asked is None:
             return
         if won and isinstance(swap, Swap):
-            self._answer(asked, swap.document.revision, swap.rotation)
+            self._answer(asked, swap.document, swap.rotation)
         else:
             self._asked.insert(0, asked)  # the verdict on the new document decides
 
@@ -449,7 +462,7 @@ class PoolMachine:
                     self._propose(document, rotation, asked)
                     return True
                 case Done():
-                    self._answer(asked, situation.document.revision, None)
+                    self._answer(asked, situation.document, None, changed=False)
                 case No():
                     self._refuse(asked.event, answer)
         return False
@@ -465,14 +478,24 @@ class PoolMachine:
         asked_for = self._swap_for
         if asked_for is not None and self._swap_unknown and asked_for.until <= now:
             self._swap_for = None
-            lost = "The store's answer was lost: look whether the pool has rotated."
+            lost = "The store's answer was lost: look at the pool's status whether it is done."
             self._refuse(asked_for.event, No("store_outcome_unknown", lost))
 
-    def _answer(self, asked: Asked, revision: int, rotation: Rotation | None) -> None:
-        request = asked.event.request
-        self._actions.append(Answered(request=request, revision=revision, rotation=rotation))
+    def _answer(
+        self, asked: Asked, document: Document, rotation: Rotation | None, *, changed: bool = True
+    ) -> None:
+        event = asked.event
+        self._actions.append(
+            Answered(
+                request=event.request,
+                revision=document.revision,
+                rotation=rotation,
+                changed=changed,
+                mark=mark_of(event, document) if isinstance(event, MarkAsked) else None,
+            )
+        )
 
-    def _refuse(self, event: RotateAsked, no: No) -> None:
+    def _refuse(self, event: RotateAsked | MarkAsked, no: No) -> None:
         revision = 0 if self.document is None else self.document.revision
         self._actions.append(
             Refused(request=event.request, code=no.code, message=no.message, revision=revision)
@@ -578,6 +601,19 @@ def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool
 def _has_same_active(document: Document, current: Document) -> bool:
     """Whether the active server is the same, and was so all the time between the two."""
     return (document.lineage, document.active_since) == (current.lineage, current.active_since)
+
+
+def _shows(document: Document, swap: Swap, asked: Asked | None) -> bool:
+    """Whether ``document`` shows that ``swap``, made for ``asked``, was applied."""
+    if swap.rotation is not None:
+        return _tells_of(document, swap.rotation)
+    if asked is None or not isinstance(asked.event, MarkAsked):
+        return False
+    there, written = mark_of(asked.event, document), mark_of(asked.event, swap.document)
+    if there is None or written is None:
+        return there is written
+    same = (there.by, there.reason) == (written.by, written.reason)
+    return same and abs(there.since - written.since) < 0.001
 
 
 def _tells_of(document: Document, rotation: Rotation) -> bool:

@@ -29,13 +29,15 @@ from ..core.actions import (
     Swap,
 )
 from ..core.agreement import Finding, compare
-from ..core.document import Cause, Document, Rotation, new_document
+from ..core.document import Cause, Document, Mark, Rotation, new_document
 from ..core.events import (
+    Change,
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
     Loaded,
+    MarkAsked,
     RotateAsked,
     StoreSeen,
     SwapFailed,
@@ -161,6 +163,7 @@ class Driver:
         self._store_detail = ""
         self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
+        self._marks: Mapping[str, Mark] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         # The reading of the document that is under way, and the one that begins after it.
         self._loading: asyncio.Task[Document] | None = None
@@ -354,6 +357,11 @@ class Driver:
         """Whether a join may be sent to ``server``: it is one of ours and not confirmed down."""
         return server in self.servers and self.machine.joinable(server, self.now())
 
+    @property
+    def takes_rooms(self) -> bool:
+        """Whether rooms that are nowhere yet may be placed; see `PoolMachine.takes_rooms`."""
+        return self.machine.takes_rooms
+
     def answered_since(self, server: str, moment: float) -> bool:
         """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
         return self._probing.answered_since(server, moment)
@@ -436,7 +444,7 @@ class Driver:
         if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
-        return await self._asking.ask(
+        answer = await self._asking.ask(
             RotateAsked(
                 request="",
                 reason=reason,
@@ -447,6 +455,49 @@ class Driver:
                 participants=participants,
             )
         )
+        return answer.rotation
+
+    async def mark(
+        self,
+        change: Change,
+        *,
+        actor: str,
+        server: str = "",
+        reason: str = "",
+        expected_revision: int | None = None,
+        force: bool = False,
+    ) -> Answered:
+        """
+        Drain, undrain, pause or resume by hand.
+
+        Raises:
+            RotationRefused, UnknownServer: it is not done, and why.
+            StoreUnavailable: the store did not answer; nothing was written.
+            StoreOutcomeUnknown: it did not answer in time; the change may be written.
+        """
+        await self.reload()  # what somebody set a moment ago is not set again
+        answer = await self._asking.ask(
+            MarkAsked(
+                request="",
+                change=change,
+                actor=actor,
+                server=server,
+                reason=reason,
+                expected_revision=expected_revision,
+                force=force,
+                participants=await self._read_rows(),
+            )
+        )
+        if answer.changed:
+            observe.event(
+                observe.MARKS[change.value],
+                logging.WARNING,
+                server=server or None,
+                by=actor,
+                reason=reason or None,
+                revision=answer.revision,
+            )
+        return answer
 
     # -- events and actions --
 
@@ -495,9 +546,12 @@ class Driver:
                 self._probing.probe(server, signed=signed)
             case Answered() | Refused():
                 self._asking.answered(action)
-            case Announce(rotation=rotation):
+            case Announce(rotation=rotation, document=document):
                 if rotation is not None:
                     self._writing.remember([rotation])
+                if document.marks != self._marks:
+                    self._news.set()  # somebody may wait until every process has heard of it
+                self._marks = document.marks
                 self._announced.tell(action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
@@ -630,6 +684,7 @@ class Driver:
     def row(self) -> ProcessRow:
         """What this process tells the others of itself now."""
         health: dict[str, Mapping[str, object]] = {}
+        document = self.machine.document
         for name, result in self.last_probe.items():
             health[name] = {"health": self.machine.health(name).value, **result.public()}
             if (seen := self._probing.signed.get(name)) is not None:
@@ -650,6 +705,7 @@ class Driver:
             health=health,
             sessions=dict(self.sessions()),
             probing=self.probing,
+            revision=document.revision if document else 0,
             direct=dict(self.direct()),
             ahead=dict(self.ahead()),
         )

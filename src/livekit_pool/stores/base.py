@@ -131,6 +131,7 @@ class ProcessRow:
             (JSON); ``signed`` is {"outcome", "began", "detail"} of its newest signed probe.
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
+        revision: of the document that it follows; 0 before it has one.
         direct: server name -> number of participants that came past the pool, if it looks for them.
         ahead: server name -> seconds that its clock is ahead of the store's, if it looks for that.
     """
@@ -143,6 +144,7 @@ class ProcessRow:
     health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
+    revision: int = 0
     direct: Mapping[str, int] = field(default_factory=dict)
     ahead: Mapping[str, float] = field(default_factory=dict)
     beat: float = 0.0

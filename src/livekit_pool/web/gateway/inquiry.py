@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from ... import observe, tokens
 from ...core.document import Cause
 from ...core.events import FaultSource
-from ...exceptions import NoAnswer, StoreError, TokenError
+from ...exceptions import NoAnswer, NoServer, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
 from .dialer import CONNECT
@@ -32,6 +32,9 @@ WATCH: Final = 0.5
 
 _VERDICT: Final = 0.6
 """Seconds to wait for a verdict over a server that refused, before its refusal is passed on."""
+
+_LOOK: Final = 0.25
+"""Seconds between two looks whether a server may be joined, if nothing is heard of it."""
 
 _SERVER_TROUBLE: Final = frozenset({502, 503, 504})
 """Refusals that count as evidence against a server; others may be one room's or one client's."""
@@ -164,12 +167,16 @@ class Inquiry:
         if location is not None and (pool.without_document or self._of_this_lineage()):
             known = Placement(room=room.name, server=location.server, revision=location.revision)
         while True:
-            placement = await pool.rooms.resolve(room.name, known)
+            try:
+                placement = await pool.rooms.resolve(room.name, known)
+            except NoServer:
+                await self._changed(_LOOK)
+                continue
             if self._request.query.resume and self._outdated(placement):
                 self._door.answer_leave(self._request)
                 return
             if not pool.joinable(placement.server):
-                await self._changed(0.25)
+                await self._changed(_LOOK)
             elif await self._attempt(room, placement):
                 return
 
