@@ -293,7 +293,8 @@ def _leave(
     retry_after: float | None = None,
 ) -> Decision:
     """Leave the active server for the one that ``policy`` chooses, if there is one."""
-    return _go(situation, policy(situation.candidates), cause, reason, retry_after=retry_after)
+    choice = policy(situation.candidates)
+    return _go(situation, choice, cause, reason, actor=actor, retry_after=retry_after)
 
 
 def _go(
@@ -302,6 +303,7 @@ def _go(
     cause: Cause,
     reason: str,
     *,
+    actor: str | None = None,
     retry_after: float | None = None,
     nowhere: NoteEvent = NoteEvent.NO_SERVER,
 ) -> Decision:
