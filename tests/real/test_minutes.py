@@ -216,9 +216,16 @@ async def test_where_all_are_full_a_join_is_told_to_come_again(
     ):
         alice, bob = await joined(stack, pool, "alice", "bob")
         await all_on(pool, "red", 2)
-        carol = await stack.enter_async_context(Participant("carol"))
-        with pytest.raises(rtc.ConnectError):
-            await carol.join(pool.url, pool.token("standup", "carol"))
+
+        async def refused() -> bool:
+            async with Participant("carol") as carol:
+                try:
+                    await carol.join(pool.url, pool.token("standup", "carol"))
+                except rtc.ConnectError:
+                    return True
+            return False  # that worker has not heard yet how many the other one has
+
+        await until(refused, seconds=20, what=lambda: f"it is full\n{pool.log_end()}")
         assert await pool.rotations() == []
 
         await bob.leave()
