@@ -242,6 +242,7 @@ async def test_the_openapi_document_tells_what_is_true() -> None:
         "/pool/servers/{name}/undrain",
         "/pool/pause",
         "/pool/resume",
+        "/pool/report",
         "/pool/events",
         "/pool/token",
     }
