@@ -23,6 +23,11 @@ __all__ = [
     "STORE_CORRUPT",
     "TASK_FAILED",
     "UPSTREAM_REFUSED",
+    "WEBHOOK_LOST",
+    "WEBHOOK_RECEIVER_AWAY",
+    "WEBHOOK_RECEIVER_BACK",
+    "WEBHOOK_REFUSED",
+    "WEBHOOK_UNDECIDED",
     "configure",
     "event",
 ]
@@ -37,6 +42,11 @@ STORE_CORRUPT: Final = "Store holds what is not this pool's"
 RESTORED: Final = "Lost document restored"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
+WEBHOOK_REFUSED: Final = "Webhook refused"
+WEBHOOK_UNDECIDED: Final = "Webhook of one of several servers with one key"
+WEBHOOK_LOST: Final = "Webhook not passed on"
+WEBHOOK_RECEIVER_AWAY: Final = "Webhook receiver does not answer"
+WEBHOOK_RECEIVER_BACK: Final = "Webhook receiver answers again"
 
 _logger: Final = logging.getLogger("livekit_pool")
 
