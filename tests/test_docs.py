@@ -38,6 +38,7 @@ from livekit_pool.upstream.connection import Stage
 from livekit_pool.upstream.probe import ProbeResult
 from livekit_pool.web import answers, app
 from livekit_pool.web.gateway import request, twirp_refusal, validate
+from tests import faults_table
 from tests.conftest import FIRESTORE_JAR
 from tests.web.fake_pool import FakePool
 
@@ -295,6 +296,12 @@ def test_each_word_of_an_answer_is_there(word: str) -> None:
 
 
 # -- the other documents --
+
+
+def test_the_tables_of_faults_are_those_of_the_code() -> None:
+    assert text("docs/faults.md") == faults_table.written(text("docs/faults.md")), (
+        "python -m tests.faults_table writes them anew"
+    )
 
 
 def test_the_example_of_a_document_has_its_fields() -> None:

@@ -97,6 +97,7 @@ class Pool:
                     rise=settings.rise,
                     fall=settings.fall,
                     cool_down_first=settings.cool_down_first,
+                    cool_down_limit_first=settings.cool_down_limit_first,
                     cool_down_max=settings.cool_down_max,
                     rotation_interval=settings.rotation_interval,
                     pace=settings.pace,
@@ -315,9 +316,16 @@ class Pool:
         source: FaultSource,
         detail: str = "",
         revision: int | None = None,
+        *,
+        retry_after: float | None = None,
     ) -> None:
-        """Evidence against ``server``, seen by the pool itself at ``revision``."""
-        self.driver.fault(server, kind, source, detail, revision)
+        """
+        Evidence against ``server``, seen by the pool itself at ``revision``.
+
+        ``retry_after`` is the number of seconds after which it wants to be asked again, if it
+        said so.
+        """
+        self.driver.fault(server, kind, source, detail, revision, retry_after=retry_after)
 
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""

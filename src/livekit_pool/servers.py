@@ -19,6 +19,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from .exceptions import ConfigurationError
+from .resets import MONTHLY, Reset
 
 __all__ = ["MAX_NAME", "Origin", "Server", "checked", "fingerprint"]
 
@@ -120,6 +121,7 @@ class Server:
         weight: share of the load under later placement policies.
         minutes: monthly budget in participant minutes, None for no limit.
         max_participants: largest number of concurrent participants, None for no limit.
+        reset: when its quota of minutes begins anew.
     """
 
     name: str = ""
@@ -129,6 +131,7 @@ class Server:
     weight: float = 1.0
     minutes: float | None = None
     max_participants: int | None = None
+    reset: Reset = MONTHLY
 
     @property
     def origin(self) -> Origin:
@@ -216,7 +219,7 @@ def checked(
 
 def fingerprint(servers: Iterable[Server]) -> str:
     """
-    Hash names, URLs, keys and limits of a list, in its order: 32 hexadecimal digits.
+    Hash names, URLs, keys, limits and resets of a list, in its order: 32 hexadecimal digits.
 
     Processes show it to each other, in the store, to tell whether they run on one list. Secrets
     are left out: LiveKit accepts short ones, and whoever reads the store could try them against
@@ -230,6 +233,8 @@ def fingerprint(servers: Iterable[Server]) -> str:
             float(server.weight),
             None if server.minutes is None else float(server.minutes),
             server.max_participants,
+            # Only where it is set, so that processes of a version before it agree on the others.
+            *([] if server.reset == MONTHLY else [server.reset.label]),
         ]
         for server in servers
     ]

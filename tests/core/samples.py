@@ -17,9 +17,9 @@ from livekit_pool.core.events import (
     StoreSeen,
     SwapAnswered,
 )
-from livekit_pool.core.faults import PendingFaults
 from livekit_pool.core.health import HealthBook, Settings
 from livekit_pool.core.machine import PoolMachine
+from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import Situation
 
 NAMES = ("red", "green", "blue")

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.choice import Candidate, Choice, in_turn, last_resort, next_available
+from livekit_pool.core.choice import (
+    Candidate,
+    Choice,
+    first_available,
+    in_turn,
+    last_resort,
+    next_available,
+)
 from livekit_pool.core.health import Health
 
 GOOD = Candidate(
@@ -41,15 +48,15 @@ def test_the_order_begins_with_the_first_after_a_server_that_is_gone() -> None:
     [
         DEAD,
         COOLING,
-        UNSEEN,
         BLINKING,
         replace(GOOD, drained=True),
         replace(GOOD, misconfigured=True),
         replace(GOOD, shared=False),
+        replace(GOOD, limited=True),
         replace(GOOD, health=Health.UNKNOWN),
     ],
 )
-@pytest.mark.parametrize("policy", [next_available, last_resort])
+@pytest.mark.parametrize("policy", [next_available, first_available, last_resort])
 def test_what_is_not_choosable_is_skipped(worse: Candidate, policy: type) -> None:
     second = replace(GOOD, name="second")
     assert policy([replace(worse, name="first"), second, replace(GOOD, name="third")]) == Choice(
@@ -126,3 +133,33 @@ def test_a_resting_server_that_was_seen_up_only_before_it_was_left_is_probed_fir
 
     assert last_resort([resting]) == Choice(probe=(resting.name,))
     assert last_resort([replace(resting, proven=True)]) == Choice(server=resting.name)
+
+
+RETURNING = replace(GOOD, name="returning", returning=True)
+
+
+def test_who_can_wait_waits_for_those_in_turn_of_whom_nobody_knows() -> None:
+    """A process that has just begun must not skip a server because it has not looked yet."""
+    assert next_available([UNSEEN, GOOD]) == Choice(probe=("unseen",))
+    assert next_available([GOOD, UNSEEN]) == Choice(server="good")
+
+
+@pytest.mark.parametrize("policy", [first_available, last_resort])
+def test_who_cannot_wait_takes_the_first_that_is_choosable_now(policy: type) -> None:
+    assert policy([UNSEEN, RETURNING, GOOD]) == Choice(server="good")
+    assert policy([UNSEEN]) == Choice(probe=("unseen",))
+
+
+@pytest.mark.parametrize("policy", [next_available, first_available, last_resort])
+def test_a_server_comes_back_from_a_refusal_by_a_signed_probe(policy: type) -> None:
+    assert policy([RETURNING]) == Choice(signed=("returning",))
+    assert policy([replace(RETURNING, returning=False)]) == Choice(server="returning")
+    assert next_available([RETURNING, GOOD]) == Choice(signed=("returning",))
+    for hopeless in (
+        replace(RETURNING, cooling_until=5.0),
+        replace(RETURNING, limited=True),
+        replace(RETURNING, drained=True),
+        replace(RETURNING, passed=False),
+        replace(RETURNING, shared=False),
+    ):
+        assert policy([hopeless]) == Choice()

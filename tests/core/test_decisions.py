@@ -10,9 +10,11 @@ from livekit_pool.core.actions import NoteEvent
 from livekit_pool.core.decisions import Decision, decide
 from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
 from livekit_pool.core.events import FaultSeen, FaultSource, Probed, ProbeOutcome
-from livekit_pool.core.faults import PendingFaults
 from livekit_pool.core.health import HealthBook
+from livekit_pool.core.limits import Limits
+from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import FRESH, WITNESS
+from livekit_pool.resets import Reset
 from tests.core.samples import (
     FAILED,
     NAMES,
@@ -389,9 +391,117 @@ def test_a_server_that_refuses_our_key_is_noted() -> None:
     ]
 
 
-def test_the_active_server_is_not_left_because_it_refuses_our_key() -> None:
+def test_a_server_that_refuses_our_key_is_left_at_once() -> None:
     decision = decide(situation(document(), book({**ALL_WELL, "red": UNAUTHORIZED})))
+    after, rotation = changed(decision), decision.rotation
+    assert rotation is not None
+    assert (rotation.to, rotation.cause) == ("green", Cause.CREDENTIALS)
+    assert after.record("red") == ServerRecord(
+        cool_down_until=START + 300, cool_down_cause=Cause.CREDENTIALS
+    )
+    assert notes(decision) == [NoteEvent.SERVER_MISCONFIGURED]
+
+
+def test_a_key_refused_before_the_server_became_active_is_no_reason_to_leave_it() -> None:
+    here = situation(document(), book({**ALL_WELL, "red": UNAUTHORIZED}))
+    assert decide(replace(here, active_from=START)).document is None
+
+
+# --- a server that refuses for a limit -------------------------------------------------------
+
+
+def refused(kind: Cause, retry_after: float | None = None, detail: str = "") -> PendingFaults:
+    faults = PendingFaults()
+    for _ in range(3):
+        faults.add(
+            FaultSeen(
+                server="red",
+                revision=1,
+                kind=kind,
+                source=FaultSource.JOIN,
+                detail=detail,
+                retry_after=retry_after,
+            ),
+            START,
+            answering=True,
+        )
+    return faults
+
+
+LIMITS = (Cause.RATE_LIMIT, Cause.CONNECTION_LIMIT, Cause.PARTICIPANT_LIMIT)
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+@pytest.mark.parametrize(("retry_after", "until"), [(None, 30), (7.0, 7), (1e9, 86_400)])
+def test_a_limit_is_left_with_the_cool_down_that_the_server_asks_for(
+    kind: Cause, retry_after: float | None, until: float
+) -> None:
+    faults = refused(kind, retry_after, "refused a join with HTTP 429")
+    decision = decide(situation(document(), book(ALL_WELL), faults=faults))
+    after, rotation = changed(decision), decision.rotation
+    assert rotation is not None
+    assert (rotation.cause, rotation.reason) == (kind, "refused a join with HTTP 429")
+    assert rotation.reports == 3
+    record = after.record("red")
+    assert (record.cool_down_until, record.cool_down_cause) == (START + until, kind)
+    assert after.last_error == rotation.reason
+
+
+def test_a_quota_is_left_until_its_reset() -> None:
+    noon = 1_764_158_400.0  # 26 November 2025, 12:00 UTC
+    here = situation(document(), book(ALL_WELL), faults=refused(Cause.QUOTA), now=noon)
+    december = noon + 4 * 86_400 + 43_200
+    assert changed(decide(here)).record("red") == ServerRecord(
+        cool_down_until=december, cool_down_cause=Cause.QUOTA
+    )
+    once = replace(here, limits={"red": Limits(reset=Reset(at=noon + 60))})
+    assert changed(decide(once)).record("red").cool_down_until == noon + 60
+    over = replace(here, limits={"red": Limits(reset=Reset(at=noon - 60))})
+    assert changed(decide(over)).record("red").cool_down_until == noon + 300
+
+
+def test_the_interval_delays_leaving_for_a_limit_but_not_for_a_quota() -> None:
+    just_rotated, _ = rotated(
+        document(), to="red", names=NAMES, cause=Cause.DOWN, reason="", actor="", now=START - 9
+    )
+    for kind in LIMITS:
+        here = situation(just_rotated, book(ALL_WELL), faults=refused(kind))
+        assert decide(here).document is None
+        assert decide(replace(here, now=START + 1)).document is not None
+    quota = situation(just_rotated, book(ALL_WELL), faults=refused(Cause.QUOTA))
+    assert decide(quota).document is not None
+
+
+@pytest.mark.parametrize("kind", [*LIMITS, Cause.QUOTA])
+def test_a_pause_holds_what_a_refusal_wants(kind: Cause) -> None:
+    held = replace(document(), paused=MARK)
+    decision = decide(situation(held, book(ALL_WELL), faults=refused(kind)))
     assert decision.document is None
+    assert notes(decision) == [NoteEvent.FAULT_WHILE_PAUSED]
+
+
+@pytest.mark.parametrize("kind", [*LIMITS, Cause.QUOTA, Cause.CREDENTIALS])
+def test_the_only_server_is_not_cooled_out_by_what_it_refuses(kind: Cause) -> None:
+    only = ("red",)
+    outcome = UNAUTHORIZED if kind is Cause.CREDENTIALS else PASSED
+    here = situation(document(only), book({"red": outcome}, only), names=only, faults=refused(kind))
+    decision = decide(here)
+    assert decision.document is None
+    assert NoteEvent.NO_SERVER in notes(decision)
+
+
+@pytest.mark.parametrize("kind", [*LIMITS, Cause.QUOTA, Cause.CREDENTIALS])
+def test_a_server_that_refused_comes_back_by_a_signed_probe_after_its_cool_down(
+    kind: Cause,
+) -> None:
+    record = ServerRecord(cool_down_until=START - 0.5, cool_down_cause=kind)
+    shared = replace(document(), servers={"green": record})
+    health = book({"red": REFUSED, "green": PASSED})  # half a second before it ended
+    health.probed(Probed(server="green", outcome=PASSED, signed=False), START)
+    here = situation(shared, health)
+    assert decide(here) == Decision(probe=("blue",), signed=("green",))
+    health.probed(Probed(server="green", outcome=PASSED), START)
+    assert changed(decide(here)).active_server == "green"
 
 
 def test_the_silence_of_all_is_noted() -> None:

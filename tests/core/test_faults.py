@@ -1,89 +1,157 @@
-"""Lateness, and the faults that are not resolved yet."""
+"""The tables: what was seen -> whose affair it is, and of which kind -> what follows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import pytest
 
 from livekit_pool.core.document import Cause
-from livekit_pool.core.events import FaultSeen, FaultSource, ProbeOutcome
-from livekit_pool.core.faults import COOLS, KINDS, PendingFaults, is_late
-from tests.core.samples import START, document
+from livekit_pool.core.events import ProbeOutcome
+from livekit_pool.core.faults import (
+    COOLS,
+    FOLLOWS,
+    FORGIVABLE,
+    KINDS,
+    REFUSALS,
+    TABLE,
+    UNKNOWN,
+    Blame,
+    Surface,
+    classify,
+)
+
+JOIN, TWIRP, CLIENT, LEAVE = Surface.JOIN, Surface.TWIRP, Surface.CLIENT, Surface.LEAVE
+
+# Each phrase of the original's documentation and code, as SDKs and balancers would bring it.
+ORIGINAL = {
+    "quota exceeded": Cause.QUOTA,
+    "minutes exceeded": Cause.QUOTA,
+    "limit reached": Cause.QUOTA,
+    "free tier": Cause.QUOTA,
+    "rate limit": Cause.RATE_LIMIT,
+    "connection limit": Cause.CONNECTION_LIMIT,
+    "participant limit": Cause.PARTICIPANT_LIMIT,
+    "could not connect": Cause.DOWN,
+    "websocket error": Cause.DOWN,
+    "network error": Cause.DOWN,
+    "timeout": Cause.TIMEOUT,
+    "connection timed out": Cause.TIMEOUT,
+    "status 429": Cause.RATE_LIMIT,
+    "status code 503": Cause.DOWN,
+}
 
 
-def fault(
-    server: str = "red",
-    revision: int = 1,
-    source: FaultSource = FaultSource.JOIN,
-    kind: Cause = Cause.DOWN,
-    detail: str = "",
-) -> FaultSeen:
-    return FaultSeen(server=server, revision=revision, kind=kind, source=source, detail=detail)
+@pytest.mark.parametrize(("phrase", "cause"), ORIGINAL.items())
+def test_every_phrase_of_the_original_has_its_cause(phrase: str, cause: Cause) -> None:
+    assert classify(CLIENT, text=f"ConnectError: {phrase.upper()}!").cause is cause
+    if cause in REFUSALS and "429" not in phrase:
+        assert classify(JOIN, status=429, text=phrase).cause is cause
+        assert classify(JOIN, status=500, text=phrase).cause is cause
 
 
-def test_a_fault_is_late_exactly_if_it_was_seen_before_the_server_became_active() -> None:
-    since = replace(document(), revision=7, active_since=4)
-    assert is_late(fault(revision=3), since)
-    assert not is_late(fault(revision=4), since)
-    assert not is_late(fault(revision=7), since)
+# What LiveKit's server, Cloud and the balancers before them answer (status, code, text).
+ANSWERS = [
+    (JOIN, 429, "", "", Cause.RATE_LIMIT),
+    (TWIRP, 429, "resource_exhausted", "", Cause.RATE_LIMIT),
+    (TWIRP, 429, "", "Error from intermediary with HTTP status code 429", Cause.RATE_LIMIT),
+    (TWIRP, None, "resource_exhausted", "quota exceeded", Cause.QUOTA),
+    (JOIN, 429, "", "concurrent participants", Cause.CONNECTION_LIMIT),
+    (JOIN, 429, "", "insufficient capacity", Cause.CONNECTION_LIMIT),
+    (JOIN, 503, "", "node has exceeded its configured limit", Cause.CONNECTION_LIMIT),
+    (TWIRP, 500, "unknown", "reached configured limit for node", Cause.CONNECTION_LIMIT),
+    (JOIN, 500, "", "could not find any available nodes", Cause.CONNECTION_LIMIT),
+    (JOIN, 502, "", "", Cause.DOWN),
+    (JOIN, 503, "", "", Cause.DOWN),
+    (JOIN, 503, "", "no response from servers", Cause.DOWN),
+    (JOIN, 504, "", "request timed out", Cause.TIMEOUT),
+    (JOIN, 500, "", "internal error", Cause.DOWN),
+    (TWIRP, 503, "", "<html>Service Unavailable</html>", Cause.DOWN),
+    (JOIN, 500, "", "timed out while waiting for signal response", Cause.TIMEOUT),
+    (JOIN, 401, "", "invalid API key", Cause.CREDENTIALS),
+    (JOIN, 403, "", "region pinned", Cause.CREDENTIALS),
+    (TWIRP, 401, "", "invalid token", Cause.CREDENTIALS),
+    (TWIRP, 451, "", "", Cause.CREDENTIALS),
+    (JOIN, 403, "", "free tier: minutes exceeded", Cause.QUOTA),
+    (LEAVE, None, "SERVER_SHUTDOWN", "", Cause.DOWN),
+    (CLIENT, None, "SERVER_SHUTDOWN", "", Cause.DOWN),
+    (CLIENT, None, "websocket", "could not establish signal connection", Cause.DOWN),
+    (CLIENT, None, "", "signal failure: HTTP error: 429 Too Many Requests", Cause.RATE_LIMIT),
+    (CLIENT, 503, "unavailable", "", Cause.DOWN),
+    (CLIENT, None, "", "TypeError: fetch failed", Cause.DOWN),
+    (CLIENT, None, "deadline_exceeded", "", Cause.TIMEOUT),
+]
 
 
-def test_a_fault_of_another_server_says_nothing_of_the_active_one() -> None:
-    assert is_late(fault(server="green"), document())
+@pytest.mark.parametrize(("surface", "status", "code", "text", "cause"), ANSWERS)
+def test_what_servers_answer(
+    surface: Surface, status: int | None, code: str, text: str, cause: Cause
+) -> None:
+    found = classify(surface, status=status, code=code, text=text)
+    assert (found.blame, found.cause) == (Blame.SERVER, cause)
 
 
-def test_every_failing_outcome_is_a_kind_that_cools() -> None:
-    assert set(KINDS) == set(ProbeOutcome) - {ProbeOutcome.PASSED, ProbeOutcome.UNAUTHORIZED}
-    assert set(KINDS.values()) <= COOLS
+HARMLESS = [
+    (JOIN, 400, "", "room name length exceeds limits: max length 256", Blame.CALLER),
+    (JOIN, 404, "", "requested room does not exist", Blame.CALLER),
+    (JOIN, 404, "", "404 page not found", Blame.CALLER),
+    (JOIN, 412, "", "", Blame.CALLER),
+    (JOIN, 500, "", "could not find object", Blame.CALLER),
+    (JOIN, 500, "", "connection closed by media", Blame.ROOM),
+    (CLIENT, None, "", "room has exceeded its max participants", Blame.ROOM),
+    (TWIRP, 401, "unauthenticated", "permissions denied", Blame.CALLER),
+    (TWIRP, 403, "permission_denied", "", Blame.CALLER),
+    (TWIRP, 404, "not_found", "participant does not exist", Blame.CALLER),
+    (TWIRP, 400, "invalid_argument", "metadata size exceeds limits", Blame.CALLER),
+    (TWIRP, 503, "unavailable", "egress: no response from servers", Blame.CALLER),
+    (TWIRP, 500, "internal", "egress not connected (redis required)", Blame.CALLER),
+    (TWIRP, 429, "resource_exhausted", "no agent worker available", Blame.CALLER),
+    (TWIRP, 429, "resource_exhausted", "concurrent ingress sessions limit exceeded.", Blame.CALLER),
+    (TWIRP, 500, "unknown", "room 'free tier limit reached' is odd", Blame.NOBODY),
+    (TWIRP, 408, "deadline_exceeded", "", Blame.NOBODY),
+    (CLIENT, None, "DUPLICATE_IDENTITY", "", Blame.CALLER),
+    (CLIENT, None, "PARTICIPANT_REMOVED", "quota exceeded", Blame.CALLER),
+    (CLIENT, 401, "", "invalid token", Blame.CALLER),
+    (LEAVE, None, "PARTICIPANT_REMOVED", "", Blame.CALLER),
+    (LEAVE, None, "CONNECTION_TIMEOUT", "", Blame.NOBODY),
+    (LEAVE, None, "", "timeout", Blame.NOBODY),
+    (CLIENT, None, "", "", Blame.NOBODY),
+    (JOIN, 200, "", "", Blame.NOBODY),
+    (JOIN, None, "", "timeout", Blame.NOBODY),
+]
 
 
-def test_joins_count_once_a_later_probe_has_passed() -> None:
-    pending = PendingFaults()
-    pending.add(fault(), START, answering=True)
-    pending.add(fault(), START + 1, answering=True)
-    assert (pending.joins, pending.reports) == (0, 2)
-    assert not pending.forgive(began=START + 0.5), "the second was seen after it began"
-    assert (pending.joins, pending.reports) == (1, 2)
-    assert pending.forgive(began=START + 1.5)
-    assert (pending.joins, pending.reports) == (2, 2)
+@pytest.mark.parametrize(("surface", "status", "code", "text", "blame"), HARMLESS)
+def test_what_is_no_fault_of_a_server(
+    surface: Surface, status: int | None, code: str, text: str, blame: Blame
+) -> None:
+    found = classify(surface, status=status, code=code, text=text)
+    assert (found.blame, found.cause) == (blame, None)
 
 
-def test_other_faults_are_forgiven_by_a_later_probe() -> None:
-    pending = PendingFaults()
-    pending.add(fault(source=FaultSource.SOCKET), START, answering=True)
-    assert not pending.forgive(began=START - 1)
-    assert pending.reports == 1
-    assert pending.forgive(began=START + 1)
-    assert pending.reports == 0
+def test_a_long_text_is_not_read_to_its_end() -> None:
+    assert classify(JOIN, status=500, text="x" * 2000 + "quota exceeded").cause is Cause.DOWN
+    assert classify(CLIENT, text="x" * 2000 + "timeout") == UNKNOWN
 
 
-def test_joins_that_fail_while_probes_do_are_explained_by_those() -> None:
-    pending = PendingFaults()
-    pending.add(fault(), START, answering=False)
-    pending.add(fault(), START, answering=True)
-    pending.missed()
-    pending.forgive(began=START + 1)
-    assert pending.joins == 0
+def test_every_line_can_be_reached_and_blames_the_server_exactly_with_a_cause() -> None:
+    """A line that an earlier one always wins over says something that is not true."""
+    assert len({row.name for row in TABLE}) == len(TABLE)
+    for row in TABLE:
+        assert (row.cause is not None) == (row.blame is Blame.SERVER)
+        assert row.source
+        reached = {
+            classify(surface, status=status, code=code, text=text).row
+            for surface in row.surfaces
+            for status in row.statuses or {None}
+            for code in row.codes or {""}
+            for text in row.phrases or ("",)
+        }
+        assert row.name in reached
 
 
-def test_an_answered_join_forgets_the_failed_ones() -> None:
-    pending = PendingFaults()
-    pending.add(fault(), START, answering=True)
-    pending.forgive(began=START)
-    pending.add(fault(), START, answering=True)
-    pending.join_answered()
-    pending.forgive(began=START)
-    assert pending.joins == 0
-
-
-def test_the_newest_fault_tells_kind_and_detail() -> None:
-    pending = PendingFaults()
-    pending.add(fault(detail="refused"), START, answering=True)
-    pending.add(fault(kind=Cause.TIMEOUT), START, answering=True)
-    assert (pending.kind, pending.detail) == (Cause.TIMEOUT, "refused")
-
-
-def test_memory_is_bounded() -> None:
-    pending = PendingFaults()
-    for _ in range(20_000):
-        pending.add(fault(), START, answering=False)
-    assert pending.reports == 10_000
+def test_what_follows_is_said_of_every_cause_of_a_rotation() -> None:
+    assert set(FOLLOWS) == set(Cause) - {Cause.CREATED, Cause.RESTORED}
+    assert {row.cause for row in TABLE} - {None} == COOLS
+    assert set(KINDS.values()) == FORGIVABLE
+    assert FORGIVABLE | REFUSALS | {Cause.CREDENTIALS} == COOLS
+    alive = {ProbeOutcome.PASSED, ProbeOutcome.UNAUTHORIZED, ProbeOutcome.LIMITED}
+    assert set(KINDS) == set(ProbeOutcome) - alive

@@ -24,9 +24,9 @@ from livekit_pool.core.agreement import Finding, Losses
 from livekit_pool.core.choice import Candidate, in_turn
 from livekit_pool.core.document import Document, rotated
 from livekit_pool.core.events import ProbeOutcome
-from livekit_pool.core.faults import PendingFaults
 from livekit_pool.core.health import Health, HealthBook
 from livekit_pool.core.machine import PoolMachine
+from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import Situation
 from livekit_pool.core.stepping import Stepping
 from tests.core.model import PoolModel

@@ -11,6 +11,7 @@ from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
 from livekit_pool.exceptions import NoAnswer
 from livekit_pool.pool import Access, Pool
+from livekit_pool.stores.base import Placement
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
 
 PAIR = KeyPair(key="APIpool", secret="pool-secret-pool-secret-pool-secret")
@@ -62,6 +63,7 @@ class FakePool:
         calls: what was asked of it: (name of the method, its arguments).
         answer: what `rotate` answers, or raises.
         past: the history, newest first.
+        placed: where rooms are, by name.
     """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -71,6 +73,7 @@ class FakePool:
         self.calls: list[tuple[str, Mapping[str, Any]]] = []
         self.answer: Rotation | Exception | None = None
         self.past: list[Rotation] = []
+        self.placed: dict[str, str] = {}
         self.error: Exception | None = None
         self._document: Document | None = document(7, "green")
         self._queues: list[asyncio.Queue[Announce | None]] = []
@@ -85,6 +88,17 @@ class FakePool:
         if self._document is None:
             raise NoAnswer("there is no document yet")
         return self._document
+
+    @property
+    def revision(self) -> int:
+        return 0 if self._document is None else self._document.revision
+
+    async def placement(self, room: str) -> Placement | None:
+        self.calls.append(("placement", {"room": room}))
+        if self.error is not None:
+            raise self.error
+        server = self.placed.get(room)
+        return Placement(room=room, server=server, revision=self.revision) if server else None
 
     async def fresh(self, revision: int = 0) -> Document:
         self.calls.append(("fresh", {"revision": revision}))

@@ -109,6 +109,7 @@ class Settings:
     rise: int = 2
     fall: int = 3
     cool_down_first: float = 5.0
+    cool_down_limit_first: float = 30.0
     cool_down_max: float = 300.0
     rotation_interval: float = 10.0
     pace: float = 200.0
@@ -207,6 +208,9 @@ SETTINGS: tuple[Setting, ...] = (
         "Probes failed in a row that make a server down."),
     _setting("cool_down.first", _SECONDS, "SECONDS",
         "Seconds that a server which went down is not chosen; doubles each time in a row."),
+    _setting("cool_down.limit_first", _SECONDS, "SECONDS",
+        "Seconds that a server which refused for a limit is not chosen, where it named no time; "
+        "doubles each time in a row."),
     _setting("cool_down.max", _SECONDS, "SECONDS",
         "Seconds that a cool-down lasts at most."),
     _setting("rotation.interval", _SECONDS, "SECONDS",

@@ -17,7 +17,7 @@ from typing import Any
 from ..exceptions import ConfigurationError
 from ..servers import Server, checked
 from .sources import Given
-from .values import Kind, integer, number, text
+from .values import Kind, integer, number, reset, text
 
 __all__ = ["SLOTS", "Listed", "read_servers"]
 
@@ -33,6 +33,7 @@ _FIELDS: Mapping[str, Kind[Any]] = {
     "weight": number(above=0, what="a number"),
     "minutes": number(above=0, what="a number of participant minutes"),
     "max_participants": integer(1, 10**9),
+    "reset": reset,
 }
 _VARIABLE = re.compile(r"LIVEKIT_SERVERS_(0|[1-9][0-9]{0,5})_([A-Z_]+)")
 _PREFIX = "LIVEKIT_SERVERS_"

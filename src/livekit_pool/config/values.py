@@ -11,10 +11,13 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Callable
+from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
+from ..resets import Reset
 from ..servers import Origin
 
 T = TypeVar("T")
@@ -31,6 +34,7 @@ __all__ = [
     "networks",
     "number",
     "path",
+    "reset",
     "store_url",
     "text",
     "url",
@@ -163,3 +167,42 @@ def networks(value: object) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(text(item)) for item in items)
     except ValueError:
         raise ValueError(fault) from None
+
+
+_RESET = (
+    "must be a day of the month with a time zone if it is not UTC, such as 1 or"
+    " '15 Europe/Berlin', or a moment with its offset, such as 2026-12-24T00:00:00+01:00"
+)
+
+
+def reset(value: object) -> Reset:
+    """A day of the month, with a time zone or without; or one moment, as RFC 3339 writes it."""
+    if isinstance(value, datetime):  # YAML reads moments itself, without an offset as UTC
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return Reset(at=moment.timestamp())
+    if isinstance(value, bool | date) or not isinstance(value, str | int):
+        raise ValueError(_RESET)
+    day, _, zone = str(value).strip().partition(" ")
+    if day.isascii() and day.isdecimal() and 1 <= int(day[:3]) <= 31:
+        return Reset(day=int(day), zone=_zone(zone.strip()))
+    try:
+        moment = datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise ValueError(_RESET) from None
+    if moment.tzinfo is None:
+        raise ValueError(_RESET)
+    return Reset(at=moment.timestamp())
+
+
+def _zone(name: str) -> tzinfo:
+    if name in ("", "UTC"):
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError where there is no such zone
+        raise ValueError(_RESET) from None
+    except KeyError:
+        raise ValueError(
+            "names a time zone that this machine does not know: give one such as Europe/Berlin,"
+            " and install the package tzdata if there are none"
+        ) from None

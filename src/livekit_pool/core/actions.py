@@ -54,9 +54,14 @@ class Restore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Probe ``server`` at once, unless a probe of it is under way."""
+    """
+    Probe ``server`` at once, unless a probe of it is under way.
+
+    ``signed`` asks for one that tries our key, after the other one.
+    """
 
     server: str
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

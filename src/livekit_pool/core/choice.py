@@ -12,7 +12,15 @@ from enum import StrEnum
 
 from .health import Health
 
-__all__ = ["Candidate", "Choice", "Obstacle", "in_turn", "last_resort", "next_available"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Obstacle",
+    "first_available",
+    "in_turn",
+    "last_resort",
+    "next_available",
+]
 
 
 class Obstacle(StrEnum):
@@ -39,6 +47,8 @@ class Candidate:
         cooling_until: end of its cool-down, None while it is in none.
         forgivable: the cool-down is for a cause that ends with the server's recovery.
         proven: what shows it up was seen since the last rotation, and so since it was left.
+        limited: it refuses calls of our own for a limit.
+        returning: its cool-down for a refusal is over, and no signed probe has passed since.
     """
 
     name: str
@@ -51,10 +61,17 @@ class Candidate:
     cooling_until: float | None
     forgivable: bool
     proven: bool = True
+    limited: bool = False
+    returning: bool = False
 
     @property
     def available(self) -> bool:
-        """Healthy, not in cool-down, not drained."""
+        """Healthy, not in cool-down, not drained, within its limits."""
+        return self.worth_a_signed_probe and not self.returning
+
+    @property
+    def worth_a_signed_probe(self) -> bool:
+        """A signed probe that passes is all that may be missing for it to be available."""
         return self.health is Health.UP and self.cooling_until is None and self._fit
 
     @property
@@ -92,15 +109,26 @@ class Candidate:
 
     @property
     def _fit(self) -> bool:
-        return not self.drained and not self.misconfigured
+        return not self.drained and not self.misconfigured and not self.limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The server chosen, or None; then ``probe`` are those that a probe could make choosable."""
+    """
+    The server chosen, or None.
+
+    Then ``probe`` are those that a probe could make choosable, and ``signed`` those that lack a
+    signed one.
+    """
 
     server: str | None = None
     probe: tuple[str, ...] = ()
+    signed: tuple[str, ...] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether probes must tell first."""
+        return bool(self.probe or self.signed)
 
 
 def in_turn(names: Sequence[str], after: str) -> tuple[str, ...]:
@@ -110,25 +138,45 @@ def in_turn(names: Sequence[str], after: str) -> tuple[str, ...]:
 
 
 def next_available(candidates: Iterable[Candidate]) -> Choice:
-    """The first choosable one; while there is none, those worth a probe."""
-    candidates = list(candidates)
+    """
+    The first choosable one in turn.
+
+    Those before it of which nobody knows yet are probed first: a process that has just begun must
+    not skip them. While none is choosable, all such are.
+    """
+    unknown: list[str] = []
+    returning: list[str] = []
     for candidate in candidates:
         if candidate.choosable:
-            return Choice(server=candidate.name)
-    return Choice(probe=tuple(c.name for c in candidates if c.worth_a_probe))
+            if not unknown and not returning:
+                return Choice(server=candidate.name)
+            break
+        if candidate.worth_a_probe:
+            unknown.append(candidate.name)
+        elif candidate.worth_a_signed_probe and candidate.passed and candidate.shared:
+            returning.append(candidate.name)
+    return Choice(probe=tuple(unknown), signed=tuple(returning))
+
+
+def first_available(candidates: Iterable[Candidate]) -> Choice:
+    """As `next_available`, but for who cannot wait: the first that is choosable now, if any is."""
+    candidates = list(candidates)
+    chosen = next((c.name for c in candidates if c.choosable), None)
+    return next_available(candidates) if chosen is None else Choice(server=chosen)
 
 
 def last_resort(candidates: Iterable[Candidate]) -> Choice:
     """
-    As `next_available`; but when nothing at all is available, the resting one that is next.
+    As `first_available`; but when nothing at all is available, the resting one that is next.
 
     For leaving a server that is confirmed down: one that answers again, though its cool-down
     has not ended, is better than none. The one whose cool-down ends first is chosen. What was
     seen of it before it was left does not count: those are probed first.
     """
     candidates = list(candidates)
-    choice = next_available(candidates)
-    if choice.probe or any(c.available and c.shared for c in candidates):
+    choice = first_available(candidates)
+    found = choice.server is not None or choice.waits
+    if found or any(c.available and c.shared for c in candidates):
         return choice
     resting = [c for c in candidates if c.resting]
     if not resting:

@@ -4,6 +4,9 @@ Decisions: what the pool does of itself, as functions of the situation.
     a foreign client wrote another index   -> foreign, or the active one is written back
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
+    it refuses our key                     -> credentials, at once
+    it refuses for a limit                 -> the refusal's kind: a quota at once, other limits not
+                                              sooner than the interval
     joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
     the list changed                       -> positions are written anew
 
@@ -18,9 +21,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from .actions import Note, NoteEvent
-from .choice import Candidate, Choice, last_resort, next_available
+from .choice import Candidate, Choice, first_available, last_resort, next_available
 from .document import Cause, Document, Rotation, listed, rotated, written_back
-from .faults import COOLS, KINDS
+from .faults import COOLS, FOLLOWS, KINDS, Confirmed
 from .health import cooled
 from .situation import FRESH, Situation
 
@@ -36,13 +39,14 @@ class Decision:
 
     Attributes:
         document, rotation: the change of the document and its entry in the history, or None.
-        probe: servers to be probed at once.
+        probe: servers to be probed at once. signed: those to be asked with our key.
         notes: what is true and should be known; told once, as long as it stays true.
     """
 
     document: Document | None = None
     rotation: Rotation | None = None
     probe: tuple[str, ...] = ()
+    signed: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
@@ -52,10 +56,12 @@ _NOTHING: Final = Decision()
 def decide(situation: Situation) -> Decision:
     """Go through the table above, down to the first change of the document."""
     probe: list[str] = []
+    signed: list[str] = []
     notes = _conditions(situation)
     for step in _STEPS:
         decision = step(situation)
         probe += decision.probe
+        signed += decision.signed
         notes += decision.notes
         if decision.document is not None:
             break
@@ -65,6 +71,7 @@ def decide(situation: Situation) -> Decision:
         document=decision.document,
         rotation=decision.rotation,
         probe=tuple(probe),
+        signed=tuple(signed),
         notes=tuple(notes),
     )
 
@@ -159,18 +166,45 @@ def _leave_removed(situation: Situation) -> Decision:
     return decision
 
 
-def _leave_refusing(situation: Situation) -> Decision:
-    document, faults, settings = situation.document, situation.faults, situation.settings
-    # Passing probes show that the fault is not our own network's.
-    if faults.joins < settings.fall or not situation.health.passed(situation.active):
+def _leave_misconfigured(situation: Situation) -> Decision:
+    evidence = situation.unauthorized()
+    if evidence is None:
         return _NOTHING
-    if document.paused is not None:
+    if situation.document.paused is not None:
         return _held_by_pause(situation)
-    waited = situation.now - document.last_rotation
-    if document.cause is not Cause.CREATED and waited < settings.rotation_interval:
+    return _leave(situation, first_available, Cause.CREDENTIALS, evidence.detail)
+
+
+def _leave_limited(situation: Situation) -> Decision:
+    refusal = situation.faults.refusal
+    if refusal is None:
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    if FOLLOWS[refusal.kind].confirmed is Confirmed.INTERVAL and _too_soon(situation):
+        return _NOTHING
+    reason = refusal.detail or f"it refuses for a limit: {refusal.kind.value}"
+    return _leave(situation, next_available, refusal.kind, reason, refusal.retry_after)
+
+
+def _leave_refusing(situation: Situation) -> Decision:
+    faults = situation.faults
+    # Passing probes show that the fault is not our own network's.
+    if faults.joins < situation.settings.fall or not situation.health.passed(situation.active):
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    if _too_soon(situation):
         return _NOTHING
     reason = faults.detail or f"{faults.joins} joins in a row failed"
     return _leave(situation, next_available, faults.kind, reason)
+
+
+def _too_soon(situation: Situation) -> bool:
+    """Whether the last rotation is so near that a doubtful one has to wait."""
+    document = situation.document
+    waited = situation.now - document.last_rotation
+    return document.cause is not Cause.CREATED and waited < situation.settings.rotation_interval
 
 
 def _write_positions(situation: Situation) -> Decision:
@@ -185,6 +219,8 @@ _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
     _answer_foreign,
     _leave_down,
     _leave_removed,
+    _leave_misconfigured,
+    _leave_limited,
     _leave_refusing,
     _write_positions,
 )
@@ -195,23 +231,37 @@ def _leave(
     policy: Callable[[Sequence[Candidate]], Choice],
     cause: Cause,
     reason: str,
+    retry_after: float | None = None,
 ) -> Decision:
     """Leave the active server for the one that ``policy`` chooses, if there is one."""
     choice = policy(situation.candidates)
     if choice.server is not None:
-        return _rotation(situation, choice.server, cause, reason)
-    if choice.probe:
-        return Decision(probe=choice.probe)
+        return _rotation(situation, choice.server, cause, reason, retry_after=retry_after)
+    if choice.waits:
+        return Decision(probe=choice.probe, signed=choice.signed)
     return Decision(notes=(_note(NoteEvent.NO_SERVER, server=situation.active),))
 
 
 def _rotation(
-    situation: Situation, to: str, cause: Cause, reason: str, actor: str | None = None
+    situation: Situation,
+    to: str,
+    cause: Cause,
+    reason: str,
+    *,
+    actor: str | None = None,
+    retry_after: float | None = None,
 ) -> Decision:
     left, reports = None, 1
     if cause in COOLS:
         record = situation.document.record(situation.active)
-        left = cooled(record, cause, situation.now, situation.settings)
+        left = cooled(
+            record,
+            cause,
+            situation.now,
+            situation.settings,
+            retry_after=retry_after,
+            reset=situation.limits_of(situation.active).reset.end(situation.now),
+        )
         reports = max(1, situation.faults.reports)
     document, rotation = rotated(
         situation.document,

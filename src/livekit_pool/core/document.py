@@ -32,8 +32,13 @@ SCHEMA = 1
 class Cause(StrEnum):
     """Why the active server changed, or why the document did (``created``, ``restored``)."""
 
-    DOWN = "down"
+    QUOTA = "quota"
+    RATE_LIMIT = "rate_limit"
+    CONNECTION_LIMIT = "connection_limit"
+    PARTICIPANT_LIMIT = "participant_limit"
     TIMEOUT = "timeout"
+    DOWN = "down"
+    CREDENTIALS = "credentials"
     MANUAL = "manual"
     REMOVED = "removed"
     FOREIGN = "foreign"
@@ -246,7 +251,7 @@ def rotated(
         servers[document.active_server] = left
     if document.record(to).cooling(now):
         servers[to] = replace(document.record(to), cool_down_until=now)
-    failed = cause in (Cause.DOWN, Cause.TIMEOUT)
+    failed = cause not in (Cause.MANUAL, Cause.REMOVED, Cause.FOREIGN)
     changed = replace(
         document,
         revision=rotation.revision,

@@ -37,6 +37,7 @@ class ProbeOutcome(StrEnum):
     SILENT = "silent"  # no answer in time
     FAILED = "failed"  # answered, but not as a healthy LiveKit server does (5xx, 406, not LiveKit)
     UNAUTHORIZED = "unauthorized"  # alive, but refuses a token made with our key for it
+    LIMITED = "limited"  # alive, but refuses our own call for a limit of its own
 
 
 class FaultSource(StrEnum):
@@ -44,8 +45,11 @@ class FaultSource(StrEnum):
 
     PROBE = "probe"
     JOIN = "join"  # a client's join, refused or unanswered by the server
+    CALL = "call"  # a call of the server API
     SOCKET = "socket"  # a relayed signal connection lost without a goodbye
     SHUTDOWN = "shutdown"  # the server said that it is shutting down
+    VERIFIED = "verified"  # a client's report that a probe or a join of our own confirmed
+    LEDGER = "ledger"  # the pool's own count of minutes or participants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,10 @@ class Probed:
         began: when the probe began; None is taken for "just now". A probe that began before a
             fault cannot forgive it, and one that began before the server became active is no
             evidence against it.
-        signed: whether it used our key. Only a signed pass ends ``misconfigured``.
+        signed: whether it used our key. Only a signed pass ends ``misconfigured``, or shows that
+            a server which refused for a limit takes calls again.
+        kind: of the limit, for `ProbeOutcome.LIMITED`.
+        retry_after: seconds after which the server wants to be asked again, if it said so.
     """
 
     server: str
@@ -112,17 +119,26 @@ class Probed:
     detail: str = ""
     began: float | None = None
     signed: bool = True
+    kind: Cause | None = None
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultSeen:
-    """Evidence against ``server``, seen at ``revision``."""
+    """
+    Evidence against ``server``, seen at ``revision``.
+
+    Attributes:
+        detail: what was seen, for people; never a secret.
+        retry_after: seconds after which the server wants to be asked again, if it said so.
+    """
 
     server: str
     revision: int
     kind: Cause
     source: FaultSource
     detail: str = ""
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

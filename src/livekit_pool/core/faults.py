@@ -1,90 +1,377 @@
 """
-Faults: what was seen -> kind of fault -> what follows, and the faults not yet resolved.
+Faults, as tables: what was seen -> whose fault it is and of which kind -> what follows.
+
+Status and code come first and text second, because texts change from one release to the next: a
+text decides only between the causes that a status leaves open, and alone only where nothing else
+is known. Where these rows come from is said beside them; ``docs/faults.md`` is made from them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-from .document import Cause, Document
-from .events import FaultSeen, FaultSource, ProbeOutcome
+from .document import Cause
+from .events import ProbeOutcome
 
-__all__ = ["COOLS", "KINDS", "PendingFaults", "is_late"]
+__all__ = [
+    "COOLS",
+    "FOLLOWS",
+    "FORGIVABLE",
+    "KINDS",
+    "REFUSALS",
+    "TABLE",
+    "UNKNOWN",
+    "Blame",
+    "Classified",
+    "Confirmed",
+    "CoolDown",
+    "Follow",
+    "Row",
+    "Surface",
+    "classify",
+]
+
+
+class Surface(StrEnum):
+    """Where an answer was seen."""
+
+    JOIN = "join"  # the upgrade of /rtc and /rtc/v1, a resume's too, and both /validate
+    LEAVE = "leave"  # the reason of a server's Leave: a code
+    TWIRP = "call"  # the server API
+    CLIENT = "client"  # what an SDK raised at a user's, told in a report: never evidence by itself
+
+
+class Blame(StrEnum):
+    """Whose affair a refusal is."""
+
+    SERVER = "server"
+    ROOM = "room"  # one room's, if the server says so when it is asked
+    CALLER = "caller"
+    NOBODY = "nobody"  # it says nothing about the server's health
+
+
+# --- what was seen -> cause ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """
+    One line of the table; the first whose conditions all hold decides.
+
+    Attributes:
+        name: of the line, unique.
+        cause: the kind of fault; None unless ``blame`` is the server's.
+        surfaces: where it was seen; all by default.
+        statuses: HTTP statuses; any, also none at all, where empty.
+        codes: Twirp's error codes, or the names and numbers by which SDKs know a cause; any, also
+            none at all, where empty.
+        phrases: of which the text must hold one, in lower case; any text where empty.
+        source: where the line comes from.
+    """
+
+    name: str
+    blame: Blame
+    cause: Cause | None = None
+    surfaces: frozenset[Surface] = frozenset(Surface)
+    statuses: frozenset[int] = frozenset()
+    codes: frozenset[str] = frozenset()
+    phrases: tuple[str, ...] = ()
+    source: str = ""
+
+    def holds(self, surface: Surface, status: int | None, code: str, text: str) -> bool:
+        """Whether this line is about such an answer; ``code`` and ``text`` in lower case."""
+        return (
+            surface in self.surfaces
+            and (not self.statuses or status in self.statuses)
+            and (not self.codes or code in self.codes)
+            and (not self.phrases or any(phrase in text for phrase in self.phrases))
+        )
+
+
+_JOIN: Final = frozenset({Surface.JOIN})
+_TWIRP: Final = frozenset({Surface.TWIRP})
+_CLIENT: Final = frozenset({Surface.CLIENT})
+_ANSWERED: Final = frozenset({Surface.JOIN, Surface.TWIRP})
+_TO_JOIN: Final = frozenset({Surface.JOIN, Surface.CLIENT})
+_LEFT: Final = frozenset({Surface.LEAVE, Surface.CLIENT})
+
+# The phrases of LiveKit, of LiveKit Cloud, and of the system this pool grew out of.
+_QUOTA_FOR_SURE: Final = ("quota exceeded", "minutes exceeded", "free tier", "limit reached")
+_QUOTA: Final = (*_QUOTA_FOR_SURE, "quota", "allowance")
+_CONNECTIONS: Final = (
+    "connection limit",
+    "connections limit",
+    "too many connections",
+    "insufficient capacity",
+)
+_CONCURRENT: Final = ("concurrent",)
+_PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
+_RATE: Final = ("rate limit", "too many requests", "limit exceeded")
+_NODE: Final = (
+    "exceeded its configured limit",
+    "reached configured limit",
+    "could not find any available nodes",
+    "no available nodes",
+)
+_MISSING_SERVICE: Final = ("redis required", "no response from servers")
+
+# LiveKit's DisconnectReason and the reasons of SDKs' connection errors, as they name or number
+# them (protocol: livekit_models.proto; livekit-client: room/errors.ts).
+_OWN_LEAVING: Final = frozenset(
+    {
+        "client_initiated",
+        "duplicate_identity",
+        "participant_removed",
+        "room_deleted",
+        "room_closed",
+        "state_mismatch",
+        "migration",
+        "user_unavailable",
+        "user_rejected",
+        "sip_trunk_failure",
+        "cancelled",
+        "notallowed",
+        "not_allowed",
+    }
+)
+_LOST: Final = frozenset(
+    {
+        "join_failure",
+        "signal_close",
+        "connection_timeout",
+        "serverunreachable",
+        "server_unreachable",
+        "internalerror",
+        "internal_error",
+        "websocket",
+    }
+)
+
+_ORIGINAL: Final = "original system"
+_CLOUD: Final = "LiveKit Cloud, as its users report it"
+_SERVER: Final = "livekit-server"
+_SDK: Final = "SDKs"
+
+# fmt: off
+TABLE: Final[tuple[Row, ...]] = (
+    # What callers do wrong comes first: "room name length exceeds limits" is no limit of a server.
+    Row(name="bad request", blame=Blame.CALLER, statuses=frozenset({400, 405, 413, 414, 415, 422}),
+        source=f"{_SERVER}: a name that is too long, a request that cannot be read"),
+    Row(name="not there", blame=Blame.CALLER, statuses=frozenset({404, 410}),
+        source=f"{_SERVER}: the room or the participant does not exist, or /rtc/v1 on a server"
+        " before 1.9.10"),
+    Row(name="does not fit", blame=Blame.CALLER, statuses=frozenset({409, 412, 501}),
+        source=f"{_SERVER}: psrpc's AlreadyExists, FailedPrecondition, Unimplemented"),
+    Row(name="caller's own", blame=Blame.CALLER, surfaces=_TWIRP,
+        codes=frozenset({"not_found", "invalid_argument", "permission_denied", "already_exists",
+            "failed_precondition", "out_of_range", "unimplemented", "bad_route", "malformed",
+            "canceled", "aborted"}),
+        source="Twirp's error codes"),
+    Row(name="grant missing", blame=Blame.CALLER, surfaces=_TWIRP,
+        codes=frozenset({"unauthenticated"}), phrases=("permissions denied",),
+        source=f"{_SERVER}: the token was accepted, its grants do not allow the call"),
+    Row(name="no worker free", blame=Blame.CALLER, surfaces=_TWIRP,
+        codes=frozenset({"resource_exhausted"}), phrases=("worker", "ingress", "egress"),
+        source=f"{_SERVER}: the limit of another service than that of rooms"),
+    Row(name="own leaving", blame=Blame.CALLER, surfaces=_LEFT, codes=_OWN_LEAVING,
+        source="LiveKit's DisconnectReason: left, kicked, joined twice, room deleted"),
+    Row(name="server shuts down", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_LEFT,
+        codes=frozenset({"server_shutdown"}),
+        source="LiveKit's DisconnectReason: a forced stop, which a probe confirms"),
+
+    # Limits: 429 and resource_exhausted say that there is one, and a text says which.
+    Row(name="quota", blame=Blame.SERVER, cause=Cause.QUOTA, statuses=frozenset({402, 429}),
+        phrases=_QUOTA, source=f"{_ORIGINAL}; {_CLOUD}"),
+    Row(name="quota by code", blame=Blame.SERVER, cause=Cause.QUOTA,
+        codes=frozenset({"resource_exhausted"}), phrases=_QUOTA, source=f"{_ORIGINAL}; {_CLOUD}"),
+    Row(name="connection limit", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        statuses=frozenset({429}), phrases=(*_CONNECTIONS, *_CONCURRENT),
+        source=f"{_ORIGINAL}; {_CLOUD}"),
+    Row(name="participant limit", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
+        statuses=frozenset({429}), phrases=_PARTICIPANTS, source=_ORIGINAL),
+    Row(name="rate limit", blame=Blame.SERVER, cause=Cause.RATE_LIMIT, statuses=frozenset({429}),
+        source=f"{_CLOUD}; psrpc's ResourceExhausted"),
+    Row(name="rate limit by code", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        codes=frozenset({"resource_exhausted"}),
+        source="Twirp's resource_exhausted; SDKs make it of a bare 429"),
+
+    # Our token was refused. A text may tell that it was for a limit.
+    Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
+        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
+    Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
+        statuses=frozenset({401, 403, 451}),
+        source=f"{_SERVER}: key revoked, another region pinned, a claim that an old version does"
+        " not know"),
+    Row(name="token refused", blame=Blame.CALLER, surfaces=_CLIENT,
+        statuses=frozenset({401, 403}),
+        source=f"{_SDK}: the user's own token, which the pool checks"),
+
+    # A server that cannot, for a limit, with a status that says something else.
+    Row(name="service missing", blame=Blame.CALLER, surfaces=_TWIRP,
+        phrases=_MISSING_SERVICE,
+        source=f"{_SERVER}: egress, ingress or SIP is asked for and not set up"),
+    Row(name="node full", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT, phrases=_NODE,
+        source=f"{_SERVER}: limit.num_tracks and limit.bytes_per_sec; 503 on a join, 500 on"
+        " CreateRoom"),
+    Row(name="room full, perhaps", blame=Blame.ROOM, surfaces=_TO_JOIN, statuses=frozenset({500}),
+        phrases=("connection closed by media",),
+        source=f"{_SERVER}: max_participants of the room, among other things"),
+    Row(name="room full", blame=Blame.ROOM, phrases=("room has exceeded its max participants",),
+        source=f"{_SERVER}: its log, should it ever say so to clients"),
+    Row(name="object not found", blame=Blame.CALLER, surfaces=_JOIN, statuses=frozenset({500}),
+        phrases=("could not find object",), source=_SERVER),
+    # On a call such words may be the caller's, in a name that an error repeats.
+    Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=_QUOTA, source=_ORIGINAL),
+    Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
+    Row(name="participant limit in words", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
+        surfaces=_TO_JOIN, phrases=_PARTICIPANTS, source=_ORIGINAL),
+    Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
+
+    # The server is in trouble, or not there. Probes, or a repetition, must confirm these.
+    Row(name="a service does not answer", blame=Blame.NOBODY, surfaces=_TWIRP,
+        codes=frozenset({"unavailable", "deadline_exceeded", "internal", "unknown", "dataloss"}),
+        source="Twirp's error codes: one call failed, or a service that the server only asks"),
+    Row(name="slow to answer", blame=Blame.SERVER, cause=Cause.TIMEOUT,
+        surfaces=_TO_JOIN, statuses=frozenset({500}),
+        phrases=("timed out while waiting for signal response",), source=_SERVER),
+    Row(name="gateway timeout", blame=Blame.SERVER, cause=Cause.TIMEOUT,
+        statuses=frozenset({408, 504}),
+        source="a balancer before the server; psrpc's DeadlineExceeded"),
+    Row(name="unavailable", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TO_JOIN,
+        statuses=frozenset({502, 503}), source="a balancer before the server; psrpc's Unavailable"),
+    Row(name="nobody behind", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TWIRP,
+        statuses=frozenset({502, 503}), source="a balancer before the server: no Twirp error"),
+    Row(name="server error", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TO_JOIN,
+        statuses=frozenset(range(500, 600)), source=_SERVER),
+    Row(name="one call failed", blame=Blame.NOBODY, surfaces=_TWIRP,
+        statuses=frozenset(range(500, 600)), source=_SERVER),
+
+    # No answer at all: the words of SDKs and of the original's code.
+    Row(name="lost, by code", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT, codes=_LOST,
+        source="LiveKit's DisconnectReason; livekit-client's ConnectionError"),
+    Row(name="timeout, by code", blame=Blame.SERVER, cause=Cause.TIMEOUT, surfaces=_CLIENT,
+        codes=frozenset({"timeout", "deadline_exceeded"}),
+        source="livekit-client's ConnectionError; Twirp's codes"),
+    Row(name="silent, in words", blame=Blame.SERVER, cause=Cause.TIMEOUT, surfaces=_CLIENT,
+        phrases=("timeout", "timed out", "deadline"), source=f"{_ORIGINAL}; {_SDK}"),
+    Row(name="lost, in words", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT,
+        phrases=("could not connect", "cannot connect", "network error", "websocket", "io error",
+            "connection refused", "connection reset", "connect failed", "fetch failed",
+            "signal connection", "signal failure", "server_shutdown", "server shutdown",
+            "server unreachable", "could not establish", "no response from servers"),
+        source=f"{_ORIGINAL}; {_SDK}"),
+)
+# fmt: on
+"""From an answer to whose affair it is, and to the cause if it is the server's."""
+
+_STATUS: Final = re.compile(r"(?:status(?: code)?|http(?: error)?|error)[:= ]+([1-5][0-9]{2})\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classified:
+    """What an answer means: ``cause`` is there exactly if it is the server's affair."""
+
+    blame: Blame
+    cause: Cause | None
+    row: str
+
+
+UNKNOWN: Final = Classified(blame=Blame.NOBODY, cause=None, row="anything else")
+"""What no line is about says nothing about a server."""
+
+
+def classify(
+    surface: Surface, *, status: int | None = None, code: str = "", text: str = ""
+) -> Classified:
+    """
+    Look an answer up in `TABLE`.
+
+    Args:
+        status: of HTTP; None where there was no answer, or nobody knows.
+        code: of Twirp, or an SDK's name or number of a cause.
+        text: of the body, or of an SDK's error, in which a status is looked for where ``status``
+            is None. Only its first 2,000 characters count.
+    """
+    text, code = text[:2000].lower(), code.strip().lower()
+    if status is None and surface is Surface.CLIENT and (found := _STATUS.search(text)):
+        status = int(found[1])
+    for row in TABLE:
+        if row.holds(surface, status, code, text):
+            return Classified(blame=row.blame, cause=row.cause, row=row.name)
+    return UNKNOWN
+
 
 KINDS: Final[Mapping[ProbeOutcome, Cause]] = {
     ProbeOutcome.REFUSED: Cause.DOWN,
     ProbeOutcome.FAILED: Cause.DOWN,
     ProbeOutcome.SILENT: Cause.TIMEOUT,
 }
-"""Which kind of fault a failing probe is. The others are none."""
-
-COOLS: Final = frozenset({Cause.DOWN, Cause.TIMEOUT})
-"""Kinds that put the server which is left into cool-down, and that a last resort may ignore."""
+"""Which kind of fault a failing probe is that shows a server down. The others do not."""
 
 
-_PENDING_LIMIT: Final = 10_000
+# --- cause -> what follows -----------------------------------------------------------------
 
 
-def is_late(fault: FaultSeen, document: Document) -> bool:
-    """
-    Whether ``fault`` says nothing about the active server of ``document``.
+class Confirmed(StrEnum):
+    """What must have been seen before a cause rotates."""
 
-    It does not if it is about another server, or was seen before this one became active: then
-    it has been answered by a rotation since, even if the server is active again meanwhile. A
-    revision that moved for another reason (a drain) makes no fault late.
-    """
-    return fault.server != document.active_server or fault.revision < document.active_since
+    AT_ONCE = "at once"
+    INTERVAL = "at once, but not sooner than the interval after the last rotation"
+    PROBE = "when probes confirm it"
+    SIGNED = "when a signed probe confirms it"
+    ASKED = "as somebody, or the list of servers, says"
 
 
-class PendingFaults:
-    """
-    True faults against the active server that no probe and no rotation has resolved yet.
+class CoolDown(StrEnum):
+    """How long the server that is left is not chosen."""
 
-    A failed join is explained by what the next probe sees: if that is missed, the server or our
-    own network is in trouble, and the probes will tell which. If it passes, the join *counts*:
-    the server seems well and yet refuses joins.
+    NONE = "none"
+    DOUBLING = "first cool-down, doubled each time in a row"
+    LIMIT = "as Retry-After says; else the first one for limits, doubled each time in a row"
+    RESET = "until the quota's reset: exhausted"
+    LONGEST = "the longest, and until a signed probe passes"
 
-    Attributes:
-        kind: that of the newest fault.
-        detail: that of the newest fault that had one.
-        joins: failed joins that count, in a row; a passed probe does not forgive these.
-    """
 
-    def __init__(self) -> None:
-        self.kind = Cause.DOWN
-        self.detail = ""
-        self.joins = 0
-        self._pending: list[tuple[float, bool]] = []  # seen when; whether it may count as a join
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """What follows from a cause."""
 
-    @property
-    def reports(self) -> int:
-        """How many faults a rotation would answer now."""
-        return self.joins + len(self._pending)
+    confirmed: Confirmed
+    cool_down: CoolDown
 
-    def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
-        """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
-        self.kind = fault.kind
-        self.detail = fault.detail or self.detail
-        if len(self._pending) < _PENDING_LIMIT:
-            self._pending.append((now, answering and fault.source is FaultSource.JOIN))
 
-    def forgive(self, began: float) -> bool:
-        """
-        A probe that began at ``began`` passed: it resolves what was seen before.
+FOLLOWS: Final[Mapping[Cause, Follow]] = {
+    Cause.QUOTA: Follow(Confirmed.AT_ONCE, CoolDown.RESET),
+    Cause.RATE_LIMIT: Follow(Confirmed.INTERVAL, CoolDown.LIMIT),
+    Cause.CONNECTION_LIMIT: Follow(Confirmed.INTERVAL, CoolDown.LIMIT),
+    Cause.PARTICIPANT_LIMIT: Follow(Confirmed.INTERVAL, CoolDown.LIMIT),
+    Cause.TIMEOUT: Follow(Confirmed.PROBE, CoolDown.DOUBLING),
+    Cause.DOWN: Follow(Confirmed.PROBE, CoolDown.DOUBLING),
+    Cause.CREDENTIALS: Follow(Confirmed.SIGNED, CoolDown.LONGEST),
+    Cause.MANUAL: Follow(Confirmed.ASKED, CoolDown.NONE),
+    Cause.REMOVED: Follow(Confirmed.ASKED, CoolDown.NONE),
+    Cause.FOREIGN: Follow(Confirmed.ASKED, CoolDown.NONE),
+}
+"""What each cause of a rotation asks for."""
 
-        Returns:
-            whether nothing is left that needs another probe.
-        """
-        self.joins += sum(join for seen, join in self._pending if seen <= began)
-        self._pending = [(seen, join) for seen, join in self._pending if seen > began]
-        return not self._pending
+COOLS: Final = frozenset(
+    cause for cause, follow in FOLLOWS.items() if follow.cool_down is not CoolDown.NONE
+)
+"""Causes that put the server which is left into cool-down."""
 
-    def missed(self) -> None:
-        """A probe was missed: no join that failed about that time counts."""
-        self._pending = [(seen, False) for seen, _ in self._pending]
+REFUSALS: Final = frozenset(
+    cause
+    for cause, follow in FOLLOWS.items()
+    if follow.cool_down in (CoolDown.LIMIT, CoolDown.RESET)
+)
+"""Causes that a server tells of itself, though it answers: its word is enough."""
 
-    def join_answered(self) -> None:
-        """The active server answered a join well."""
-        self.joins = 0
-        self.missed()
+FORGIVABLE: Final = frozenset({Cause.DOWN, Cause.TIMEOUT})
+"""Causes whose cool-down a last resort may ignore: they end with the server's recovery."""

@@ -7,6 +7,7 @@ cool-down that follows from them is, because all processes must agree on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,14 +15,26 @@ from typing import Final
 
 from .document import Cause, ServerRecord
 from .events import Probed, ProbeOutcome
+from .faults import FOLLOWS, KINDS, CoolDown
 
-__all__ = ["OWN_LASTS", "Evidence", "Health", "HealthBook", "Settings", "cooled"]
+__all__ = [
+    "LONGEST_RETRY_AFTER",
+    "OWN_LASTS",
+    "Evidence",
+    "Health",
+    "HealthBook",
+    "Settings",
+    "cooled",
+]
 
 OWN_LASTS: Final = 5.0
 """
 Seconds for which an own observation is preferred to that of the process which probes for this
 machine: longer than two heartbeats, so that what is heard is the newer one.
 """
+
+LONGEST_RETRY_AFTER: Final = 86_400.0
+"""Seconds that a server may ask for at most: a day. A wrong clock must not take it out for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +48,8 @@ class Settings:
             a row after which the active server is left although its probes pass; default 3.
         cool_down_first: seconds of the first cool-down for ``down`` and ``timeout``, doubled by
             each that follows; default 5.
+        cool_down_limit_first: seconds of the first cool-down of a server that refused for a limit
+            and named no time, doubled by each that follows; default 30.
         cool_down_max: seconds of the longest one; a server that has been out of cool-down for
             longer than this starts anew at the first; default 300.
         rotation_interval: least number of seconds between a rotation and an automatic one after
@@ -47,6 +62,7 @@ class Settings:
     rise: int = 2
     fall: int = 3
     cool_down_first: float = 5.0
+    cool_down_limit_first: float = 30.0
     cool_down_max: float = 300.0
     rotation_interval: float = 10.0
     pace: float = 200.0
@@ -76,7 +92,9 @@ class _Sight:
     """What this process saw of one server."""
 
     health: Health = Health.UNKNOWN
-    misconfigured: bool = False
+    unauthorized: Evidence | None = None  # that it refuses our key, since the last signed pass
+    limited: bool = False  # it refused our own call for a limit, since the last signed pass
+    signed: float = -math.inf  # when the newest signed probe that passed began
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
     heard_at: float = 0.0
     # The newest observation.
@@ -115,16 +133,26 @@ class HealthBook:
         sight.outcome, sight.detail, sight.at = event.outcome, event.detail, now
         sight.began = now if event.began is None else event.began
         sight.heard = None
-        if event.outcome is ProbeOutcome.UNAUTHORIZED:
-            sight.misconfigured = True
-        elif event.outcome is ProbeOutcome.PASSED and event.signed:
-            sight.misconfigured = False
-        if event.outcome in (ProbeOutcome.PASSED, ProbeOutcome.UNAUTHORIZED):
+        if event.signed:
+            self._signed(sight, event, now)
+        if event.outcome not in KINDS:
             self._answered(sight, now)
         else:
             sight.passes, sight.misses = 0, sight.misses + 1
             sight.answering_since = None
         self._judge()
+
+    @staticmethod
+    def _signed(sight: _Sight, event: Probed, now: float) -> None:
+        match event.outcome:
+            case ProbeOutcome.UNAUTHORIZED:
+                sight.unauthorized = Evidence(
+                    outcome=event.outcome, detail=event.detail, began=sight.began, at=now
+                )
+            case ProbeOutcome.LIMITED:
+                sight.limited = True
+            case ProbeOutcome.PASSED:
+                sight.unauthorized, sight.limited, sight.signed = None, False, sight.began
 
     def _answered(self, sight: _Sight, now: float) -> None:
         sight.passes, sight.misses = sight.passes + 1, 0
@@ -219,7 +247,22 @@ class HealthBook:
     def misconfigured(self, server: str) -> bool:
         """Whether ``server`` refuses tokens made with our key for it."""
         sight = self._sights.get(server)
-        return sight is not None and sight.misconfigured
+        return sight is not None and sight.unauthorized is not None
+
+    def unauthorized(self, server: str) -> Evidence | None:
+        """What shows that ``server`` refuses our key, if no signed probe passed since."""
+        sight = self._sights.get(server)
+        return None if sight is None else sight.unauthorized
+
+    def limited(self, server: str) -> bool:
+        """Whether ``server`` refused a call of our own for a limit, and none passed since."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.limited
+
+    def signed_since(self, server: str, moment: float) -> bool:
+        """Whether ``server`` passed a signed probe of this process that began after ``moment``."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.signed >= moment
 
     def evidence(self, server: str) -> Evidence | None:
         """
@@ -240,16 +283,39 @@ class HealthBook:
         )
 
 
-def cooled(record: ServerRecord, cause: Cause, now: float, settings: Settings) -> ServerRecord:
-    """Put a server into cool-down: the first one's time, doubled for each failure in a row."""
+def cooled(
+    record: ServerRecord,
+    cause: Cause,
+    now: float,
+    settings: Settings,
+    *,
+    retry_after: float | None = None,
+    reset: float | None = None,
+) -> ServerRecord:
+    """
+    Put a server into the cool-down that ``cause`` deserves; see `faults.FOLLOWS`.
+
+    Args:
+        retry_after: seconds after which the server wants to be asked again, if it said so.
+        reset: when its quota is reset, in seconds since the epoch; None if nobody knows.
+    """
     ended = record.cool_down_until
     forgotten = ended is None or now - ended > settings.cool_down_max
     failures = 0 if forgotten else record.failures
+    until = now + settings.cool_down_max
+    match FOLLOWS[cause].cool_down:
+        case CoolDown.RESET if reset is not None:
+            until = reset
+        case CoolDown.DOUBLING:
+            until = now + _doubled(settings.cool_down_first, failures, settings)
+            failures += 1
+        case CoolDown.LIMIT:
+            pause = _doubled(settings.cool_down_limit_first, failures, settings)
+            until = now + (pause if retry_after is None else min(retry_after, LONGEST_RETRY_AFTER))
+            failures += 1
+    return replace(record, cool_down_until=until, cool_down_cause=cause, failures=failures)
+
+
+def _doubled(first: float, failures: int, settings: Settings) -> float:
     # Nobody needs the 1024th power of two, and a float cannot hold it.
-    pause = settings.cool_down_first * 2.0 ** min(failures, 64)
-    return replace(
-        record,
-        cool_down_until=now + min(pause, settings.cool_down_max),
-        cool_down_cause=cause,
-        failures=failures + 1,
-    )
+    return min(first * 2.0 ** min(failures, 64), settings.cool_down_max)

@@ -13,7 +13,7 @@ while the store is away nothing can be agreed on, and a dead server is left by a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -32,7 +32,7 @@ from .actions import (
 )
 from .agreement import Finding, Losses
 from .decisions import Decision, decide
-from .document import Document, Rotation
+from .document import Cause, Document, Rotation
 from .events import (
     Event,
     FaultSeen,
@@ -48,8 +48,10 @@ from .events import (
     SwapFailed,
     Tick,
 )
-from .faults import KINDS, PendingFaults, is_late
+from .faults import KINDS, REFUSALS
 from .health import Health, HealthBook, Settings
+from .limits import Limits
+from .pending import PendingFaults, is_late
 from .requests import Asked, Done, Go, No, Wait, verdict
 from .situation import Situation
 from .stepping import Stepping
@@ -110,8 +112,21 @@ class PoolMachine:
         document: the newest document it follows; None before the first `Loaded`.
     """
 
-    def __init__(self, names: Sequence[str], settings: Settings, process: str) -> None:
-        """``process`` is unique for the life of the process: it makes operation names unique."""
+    def __init__(
+        self,
+        names: Sequence[str],
+        settings: Settings,
+        process: str,
+        limits: Mapping[str, Limits] | None = None,
+    ) -> None:
+        """
+        Begin without a document.
+
+        Args:
+            process: unique for the life of the process: it makes operation names unique.
+            limits: what each server can take, by name; a missing one has none.
+        """
+        self.limits: Final = limits or {}
         self.names: Final = tuple(names)
         self.settings: Final = settings
         self.document: Document | None = None
@@ -189,7 +204,8 @@ class PoolMachine:
         if self._health.misconfigured(server):
             return Role.MISCONFIGURED
         if document is not None and document.record(server).cooling(now):
-            return Role.COOLING
+            exhausted = document.record(server).cool_down_cause is Cause.QUOTA
+            return Role.EXHAUSTED if exhausted else Role.COOLING
         return Role.STANDBY
 
     @property
@@ -257,9 +273,11 @@ class PoolMachine:
         if active or self.health(event.server) is not Health.DOWN:
             for server in self._health.witnesses(event.server):
                 self._probe(server)
-        if not active:
+        if not active or self.document is None:
             return
         began = now if event.began is None else event.began
+        if event.outcome is ProbeOutcome.LIMITED and began >= self._active_from:
+            self._blame(_told_to_us(event, self.document), now)
         if event.outcome not in KINDS:
             look_again = not self._faults.forgive(began)
         elif event.outcome is ProbeOutcome.SILENT and event.stalled:
@@ -273,8 +291,9 @@ class PoolMachine:
 
     def _blame(self, fault: FaultSeen, now: float) -> None:
         document = self.document
-        if fault.server in self.names:
-            self._probe(fault.server)
+        if fault.server in self.names and fault.source is not FaultSource.PROBE:
+            # Whether it refuses everybody's key or one caller's token, only a signed one tells.
+            self._probe(fault.server, signed=fault.kind is Cause.CREDENTIALS)
         if document is None:
             return
         if fault.revision > document.revision:
@@ -410,6 +429,8 @@ class PoolMachine:
                 if situation.now < asked.until:
                     for server in answer.probe:
                         self._probe(server)
+                    for server in answer.signed:
+                        self._probe(server, signed=True)
                     continue
                 answer = answer.otherwise
             self._asked.remove(asked)
@@ -452,6 +473,7 @@ class PoolMachine:
     def _decide(self, now: float) -> None:
         if self.document is None:
             return
+        self._faults.forget(now, self.settings)
         if self._stepping.away:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
@@ -479,6 +501,8 @@ class PoolMachine:
     def _carry_out(self, decision: Decision, now: float) -> None:
         for server in decision.probe:
             self._probe(server)
+        for server in decision.signed:
+            self._probe(server, signed=True)
         self._tell(decision.notes, now)
         if decision.document is not None:
             self._propose(decision.document, decision.rotation, None)
@@ -500,11 +524,12 @@ class PoolMachine:
             participants=0 if self._rows is None else self._rows.participants,
             active_from=self._active_from,
             foreign_from=self._foreign_from,
+            limits=self.limits,
             now=now,
         )
 
-    def _probe(self, server: str) -> None:
-        if (action := Probe(server=server)) not in self._actions:
+    def _probe(self, server: str, *, signed: bool = False) -> None:
+        if (action := Probe(server=server, signed=signed)) not in self._actions:
             self._actions.append(action)
 
     def _tell(self, notes: Sequence[Note], now: float) -> None:
@@ -512,6 +537,19 @@ class PoolMachine:
         true = {(note.event, note.fields.get("server")): note for note in notes}
         self._actions += [note for key, note in true.items() if key not in self._told]
         self._told = {key: self._told.get(key, now) for key in true}
+
+
+def _told_to_us(event: Probed, document: Document) -> FaultSeen:
+    """The refusal that a probe of the active server met."""
+    kind = event.kind if event.kind in REFUSALS else Cause.RATE_LIMIT
+    return FaultSeen(
+        server=event.server,
+        revision=document.revision,
+        kind=kind or Cause.RATE_LIMIT,
+        source=FaultSource.PROBE,
+        detail=event.detail,
+        retry_after=event.retry_after,
+    )
 
 
 def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool:

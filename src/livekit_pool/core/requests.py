@@ -45,10 +45,11 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Probes of ``probe`` will tell; if they do not in time, it is ``otherwise``."""
+    """Probes of ``probe``, and signed ones, will tell; if not in time, it is ``otherwise``."""
 
     probe: tuple[str, ...]
     otherwise: No
+    signed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def verdict(asked: Asked, situation: Situation) -> Verdict:
         if choice.server is not None:
             return _go(event, choice.server, situation)
         nowhere = No("no_server", "No other server of the pool is available.")
-        return Wait(choice.probe, nowhere) if choice.probe else nowhere
+        return Wait(choice.probe, nowhere, choice.signed) if choice.waits else nowhere
     if event.to == document.active_server:
         return Done()
     return _towards(event, event.to, situation)

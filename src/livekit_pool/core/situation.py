@@ -5,14 +5,16 @@ Situation: everything a decision depends on, at one moment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .choice import Candidate, in_turn
-from .document import Document
+from .document import Cause, Document, ServerRecord
 from .events import ProbeOutcome
-from .faults import COOLS, PendingFaults
+from .faults import FORGIVABLE, REFUSALS
 from .health import Evidence, HealthBook, Settings
+from .limits import Limits
+from .pending import PendingFaults
 
 __all__ = ["FRESH", "WITNESS", "Situation"]
 
@@ -27,6 +29,9 @@ FRESH: Final = 2.0
 Seconds for which a failed probe is reason enough to leave a server. After longer than that (no
 server was available, the store was away) it is probed again before it is left.
 """
+
+_PROVE_THEMSELVES: Final = REFUSALS | {Cause.CREDENTIALS}
+"""Causes after whose cool-down a server comes back by a signed probe: it answered all the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Situation:
         unwitnessed_from: when it began to wait for a second witness, if it does.
         active_from: when this process learned that the active server is active. A probe that
             began before is no evidence against it: it may have been left and be active again.
+        limits: what each server can take, by name; a missing one has none.
         foreign_from: when this process first saw the foreign index in the document, if any.
     """
 
@@ -61,6 +67,7 @@ class Situation:
     unwitnessed_from: float | None = None
     active_from: float
     foreign_from: float | None
+    limits: Mapping[str, Limits] = field(default_factory=dict)
     now: float
 
     @property
@@ -80,9 +87,20 @@ class Situation:
             drained=record.drained is not None,
             shared=all(server in names for names in self.lists or ()),
             cooling_until=record.cool_down_until if record.cooling(self.now) else None,
-            forgivable=record.cool_down_cause in COOLS,
+            forgivable=record.cool_down_cause in FORGIVABLE,
             proven=self.health.passed_since(server, self.document.last_rotation),
+            limited=self.health.limited(server),
+            returning=self._returning(server, record),
         )
+
+    def _returning(self, server: str, record: ServerRecord) -> bool:
+        ended = record.cool_down_until
+        refused = record.cool_down_cause in _PROVE_THEMSELVES
+        return ended is not None and refused and not self.health.signed_since(server, ended)
+
+    def limits_of(self, server: str) -> Limits:
+        """What ``server`` can take."""
+        return self.limits.get(server, Limits())
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -97,6 +115,13 @@ class Situation:
     def evidence(self) -> Evidence | None:
         """What shows that the active server is down, seen since it is active; else None."""
         evidence = self.health.evidence(self.active)
+        if evidence is None or evidence.began < self.active_from:
+            return None
+        return evidence
+
+    def unauthorized(self) -> Evidence | None:
+        """What shows that the active server refuses our key, seen since it is active; else None."""
+        evidence = self.health.unauthorized(self.active)
         if evidence is None or evidence.began < self.active_from:
             return None
         return evidence

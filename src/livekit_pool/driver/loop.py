@@ -41,7 +41,9 @@ from ..core.events import (
     SwapFailed,
     Tick,
 )
+from ..core.faults import REFUSALS
 from ..core.health import Health, Settings
+from ..core.limits import Limits
 from ..core.machine import PoolMachine
 from ..exceptions import (
     NoAnswer,
@@ -118,7 +120,9 @@ class Driver:
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
-        self.machine: Final = PoolMachine(tuple(self.servers), settings, self.process)
+        self.machine: Final = PoolMachine(
+            tuple(self.servers), settings, self.process, _limits(servers)
+        )
         self._tasks = Tasks()
         self._prober = prober
         self._probing = Probing(
@@ -366,14 +370,28 @@ class Driver:
         source: FaultSource,
         detail: str = "",
         revision: int | None = None,
+        *,
+        retry_after: float | None = None,
     ) -> None:
-        """Evidence against ``server``, seen at ``revision`` (default: now's)."""
+        """
+        Evidence against ``server``, seen at ``revision`` (default: now's).
+
+        ``retry_after`` is the number of seconds after which it wants to be asked again, if it
+        said so.
+        """
         known = self.machine.document
         seen_at = (known.revision if known else 0) if revision is None else revision
-        if source is FaultSource.JOIN:
+        if source is FaultSource.JOIN or kind in REFUSALS:
             self._join_faults.add(server)
         self.feed(
-            FaultSeen(server=server, revision=seen_at, kind=kind, source=source, detail=detail)
+            FaultSeen(
+                server=server,
+                revision=seen_at,
+                kind=kind,
+                source=source,
+                detail=detail,
+                retry_after=retry_after,
+            )
         )
 
     def join_answered(self, server: str) -> None:
@@ -459,8 +477,8 @@ class Driver:
         match action:
             case Swap() | Restore():
                 self.spawn(self._write(action))
-            case Probe(server=server):
-                self.probe(server)
+            case Probe(server=server, signed=signed):
+                self._probing.probe(server, signed=signed)
             case Answered() | Refused():
                 self._asking.answered(action)
             case Announce(rotation=rotation):
@@ -644,6 +662,15 @@ class Driver:
                     exists = server and await self._prober.room_exists(server, placement.room)
                     if exists is False or server is None:
                         await self.store.lapse(placement, 60.0)
+
+
+def _limits(servers: Sequence[Server]) -> dict[str, Limits]:
+    return {
+        server.name: Limits(
+            minutes=server.minutes, max_participants=server.max_participants, reset=server.reset
+        )
+        for server in servers
+    }
 
 
 def _seen(reading: asyncio.Task[Document]) -> None:

@@ -25,6 +25,9 @@ __all__ = ["Probing"]
 SLOWEST_PROBE: Final = 5.0
 """Longest pause in seconds between two probes of a server that is down."""
 
+SIGNED_PAUSE: Final = 1.0
+"""Seconds at least from one signed probe of a server to the next."""
+
 
 class _Asker(Protocol):
     """Who wants to know."""
@@ -74,7 +77,8 @@ class Probing:
         self._may_lead = may_lead
         self._deaf = deaf
         self._passed: dict[str, float] = {}  # server -> when its last passed probe began
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._signed: dict[str, float] = {}  # server -> when its last signed probe began
+        self._under_way: dict[tuple[str, bool], asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin to probe each server at its interval."""
@@ -120,12 +124,25 @@ class Probing:
         except NoAnswer:
             return {}
 
-    def probe(self, server: str) -> asyncio.Task[None]:
-        """Probe ``server`` at once, unless a probe of it is under way."""
-        task = self._under_way.get(server)
+    def probe(self, server: str, *, signed: bool = False) -> asyncio.Task[None]:
+        """
+        Probe ``server`` at once, unless such a probe of it is under way.
+
+        A signed one waits until `SIGNED_PAUSE` after the last: whoever brings a token that the
+        server does not like could cause as many as he likes.
+        """
+        task = self._under_way.get((server, signed))
         if task is None or task.done():
-            task = self._under_way[server] = self._tasks.spawn(self._probe(server, signed=False))
+            probing = self._probe_signed(server) if signed else self._probe(server, signed=False)
+            task = self._under_way[server, signed] = self._tasks.spawn(probing)
         return task
+
+    async def _probe_signed(self, server: str) -> None:
+        pause = self._signed.get(server, -SIGNED_PAUSE) + SIGNED_PAUSE - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        self._signed[server] = time.monotonic()
+        await self._probe(server, signed=True)
 
     async def _probe(self, server: str, *, signed: bool) -> None:
         target = self._servers.get(server)
@@ -145,6 +162,8 @@ class Probing:
                 detail=result.detail,
                 began=began_at,
                 signed=signed,
+                kind=result.kind,
+                retry_after=result.retry_after,
             )
         )
 
@@ -163,7 +182,7 @@ class Probing:
             await asyncio.shield(self.probe(server))
             passed = self.last[server].outcome is ProbeOutcome.PASSED
             if passed and time.monotonic() >= next_signed:
-                await self._probe(server, signed=True)
+                await asyncio.shield(self.probe(server, signed=True))
                 next_signed = time.monotonic() + self._signed_interval
             failures = 0 if passed else failures + 1
             await asyncio.sleep(self._pause(server, passed, failures, time.monotonic() - began))

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from ..core.document import Cause
 from ..core.events import ProbeOutcome
 from ..servers import Server
 from .connection import Failure, Stage, connected, opened_sockets
@@ -28,6 +29,8 @@ class Seen:
     stage: Stage
     detail: str
     own: bool = False
+    kind: Cause | None = None
+    retry_after: float | None = None
 
     @classmethod
     def after(cls, error: aiohttp.ClientError | TimeoutError | OSError) -> Seen:

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 import aiohttp
 
+from ..core.document import Cause
 from ..core.events import ProbeOutcome
 from ..exceptions import NoAnswer
 from ..servers import Server
@@ -60,6 +61,8 @@ class ProbeResult:
         duration: seconds that it took.
         stalled: this process could not listen for more than 0.25 s of that time, or could not
             ask at all: its silence says nothing of the server.
+        kind: of the limit, where it refused for one. retry_after: seconds after which it wants to
+            be asked again, if it said so.
         at: when it ended, by this machine's clock, in seconds since the epoch.
     """
 
@@ -69,6 +72,8 @@ class ProbeResult:
     detail: str
     duration: float
     stalled: bool = False
+    kind: Cause | None = None
+    retry_after: float | None = None
     at: float = field(default_factory=time.time)
 
     def public(self) -> dict[str, object]:
@@ -157,8 +162,9 @@ class Prober:
         """
         Ask for a room that does not exist, over a new connection, with a token of the server's key.
 
-        Tells a key or secret that the server does not take (UNAUTHORIZED) from a server that is
-        not well, and a LiveKit server from another one that says OK. Nothing is raised.
+        Tells a key or secret that the server does not take (UNAUTHORIZED), and a limit for which it
+        refuses (LIMITED), from a server that is not well, and a LiveKit server from another one
+        that says OK. Nothing is raised.
         """
         began = time.monotonic()
         with Stalls() as stalls:
@@ -255,4 +261,6 @@ def _result(server: Server, seen: Seen, began: float, stalled: bool) -> ProbeRes
         detail=seen.detail,
         duration=time.monotonic() - began,
         stalled=stalled,
+        kind=seen.kind,
+        retry_after=seen.retry_after,
     )

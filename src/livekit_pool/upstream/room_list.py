@@ -11,15 +11,20 @@ from typing import Final
 import aiohttp
 
 from .. import tokens
+from ..core.document import Cause
 from ..core.events import ProbeOutcome
+from ..core.faults import REFUSALS, Surface, classify
 from ..servers import Server
 from .attempt import Seen
 from .connection import Stage
+from .retry_after import retry_after
 
 __all__ = ["ListedRoom", "Refused", "listed_rooms"]
 
 _TOKEN_LIFE: Final = 300
 """Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
+
+_BODY_LIMIT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +44,22 @@ class ListedRoom:
 class Refused(Exception):
     """A server answered, but not with a list of rooms. Holds nothing of what it said."""
 
-    def __init__(self, outcome: ProbeOutcome, detail: str) -> None:
+    def __init__(
+        self,
+        outcome: ProbeOutcome,
+        detail: str,
+        *,
+        kind: Cause | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.seen = Seen(outcome=outcome, stage=Stage.SIGNED, detail=detail)
+        self.seen = Seen(
+            outcome=outcome,
+            stage=Stage.SIGNED,
+            detail=detail,
+            kind=kind,
+            retry_after=retry_after,
+        )
 
 
 async def listed_rooms(
@@ -74,6 +92,15 @@ async def listed_rooms(
                 " by minutes have the same effect",
             )
         if answer.status != 200:
+            body = await answer.content.read(_BODY_LIMIT)
+            kind = _limit(answer.status, body)
+            if kind is not None:
+                raise Refused(
+                    ProbeOutcome.LIMITED,
+                    f"it refuses for a limit ({kind.value}, HTTP {answer.status})",
+                    kind=kind,
+                    retry_after=retry_after(answer.headers.get("Retry-After")),
+                )
             raise Refused(
                 ProbeOutcome.FAILED, f"it answered HTTP {answer.status} when asked for its rooms"
             )
@@ -81,6 +108,17 @@ async def listed_rooms(
     if rooms is None:
         raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
     return rooms
+
+
+def _limit(status: int, body: bytes) -> Cause | None:
+    """The limit that an answer to a call tells of, if it does."""
+    try:
+        error = json.loads(body)
+        code, text = str(error["code"]), str(error["msg"])
+    except (ValueError, RecursionError, TypeError, KeyError):
+        code, text = "", body.decode("utf-8", "replace")
+    cause = classify(Surface.TWIRP, status=status, code=code, text=text).cause
+    return cause if cause in REFUSALS else None
 
 
 def _rooms(body: bytes) -> dict[str, ListedRoom] | None:

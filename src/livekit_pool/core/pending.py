@@ -1,0 +1,129 @@
+"""
+Pending faults: those against the active server that nothing has resolved yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .document import Cause, Document
+from .events import FaultSeen, FaultSource
+from .faults import REFUSALS
+from .health import Settings
+
+__all__ = ["PendingFaults", "Refusal", "is_late"]
+
+_PENDING_LIMIT: Final = 10_000
+
+
+def is_late(fault: FaultSeen, document: Document) -> bool:
+    """
+    Whether ``fault`` says nothing about the active server of ``document``.
+
+    It does not if it is about another server, or was seen before this one became active: then
+    it has been answered by a rotation since, even if the server is active again meanwhile. A
+    revision that moved for another reason (a drain) makes no fault late.
+    """
+    return fault.server != document.active_server or fault.revision < document.active_since
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """
+    The server's own word that it cannot take more: a kind of `faults.REFUSALS`.
+
+    Attributes:
+        retry_after: seconds after which it wants to be asked again, None if it did not say.
+        seen: when it said so, in seconds since the epoch.
+    """
+
+    kind: Cause
+    detail: str
+    retry_after: float | None
+    seen: float
+
+
+class PendingFaults:
+    """
+    True faults against the active server that no probe and no rotation has resolved yet.
+
+    A refusal for a limit is the server's own word: no probe forgives it, for a server that is full
+    answers probes, but a join that it answers well does.
+
+    A failed join of another kind is explained by what the next probe sees: if that is missed, the
+    server or our own network is in trouble, and the probes will tell which. If it passes, the join
+    *counts*: the server seems well and yet refuses joins.
+
+    Attributes:
+        kind: that of the newest fault.
+        detail: that of the newest fault that had one.
+        joins: failed joins that count, in a row; a passed probe does not forgive these.
+        refusal: the newest one, of several kinds the gravest; a quota is graver than a limit.
+    """
+
+    def __init__(self) -> None:
+        self.kind = Cause.DOWN
+        self.detail = ""
+        self.joins = 0
+        self.refusal: Refusal | None = None
+        self._refusals = 0
+        self._pending: list[tuple[float, bool]] = []  # seen when; whether it may count as a join
+
+    @property
+    def reports(self) -> int:
+        """How many faults a rotation would answer now."""
+        return self._refusals + self.joins + len(self._pending)
+
+    def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
+        """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
+        if fault.kind in REFUSALS:
+            self._refused(fault, now)
+            return
+        self.kind = fault.kind
+        self.detail = fault.detail or self.detail
+        if len(self._pending) < _PENDING_LIMIT:
+            # A refused key is for a signed probe to confirm: one caller's token must not count.
+            counts = fault.source is FaultSource.JOIN and fault.kind is not Cause.CREDENTIALS
+            self._pending.append((now, answering and counts))
+
+    def _refused(self, fault: FaultSeen, now: float) -> None:
+        self._refusals += 1
+        before = self.refusal
+        if before is None or fault.kind is Cause.QUOTA or before.kind is not Cause.QUOTA:
+            self.refusal = Refusal(
+                kind=fault.kind, detail=fault.detail, retry_after=fault.retry_after, seen=now
+            )
+
+    def forget(self, now: float, settings: Settings) -> None:
+        """Let a refusal go whose time is over, if nobody could be sent elsewhere meanwhile."""
+        refusal = self.refusal
+        if refusal is None:
+            return
+        lasts = settings.cool_down_max
+        if refusal.kind is not Cause.QUOTA:
+            said = refusal.retry_after
+            lasts = settings.cool_down_limit_first if said is None else said
+        if now >= refusal.seen + lasts:
+            self.refusal, self._refusals = None, 0
+
+    def forgive(self, began: float) -> bool:
+        """
+        A probe that began at ``began`` passed: it resolves what was seen before.
+
+        Returns:
+            whether nothing is left that needs another probe.
+        """
+        self.joins += sum(join for seen, join in self._pending if seen <= began)
+        self._pending = [(seen, join) for seen, join in self._pending if seen > began]
+        return not self._pending
+
+    def missed(self) -> None:
+        """A probe was missed: no join that failed about that time counts."""
+        self._pending = [(seen, False) for seen, _ in self._pending]
+
+    def join_answered(self) -> None:
+        """The active server answered a join well."""
+        self.joins = 0
+        self.refusal, self._refusals = None, 0
+        self.missed()

@@ -1,0 +1,134 @@
+"""Lateness, and the faults that are not resolved yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from livekit_pool.core.document import Cause
+from livekit_pool.core.events import FaultSeen, FaultSource
+from livekit_pool.core.health import Settings
+from livekit_pool.core.pending import PendingFaults, is_late
+from tests.core.samples import START, document
+
+
+def fault(
+    server: str = "red",
+    revision: int = 1,
+    source: FaultSource = FaultSource.JOIN,
+    kind: Cause = Cause.DOWN,
+    detail: str = "",
+    retry_after: float | None = None,
+) -> FaultSeen:
+    return FaultSeen(
+        server=server,
+        revision=revision,
+        kind=kind,
+        source=source,
+        detail=detail,
+        retry_after=retry_after,
+    )
+
+
+def test_a_fault_is_late_exactly_if_it_was_seen_before_the_server_became_active() -> None:
+    since = replace(document(), revision=7, active_since=4)
+    assert is_late(fault(revision=3), since)
+    assert not is_late(fault(revision=4), since)
+    assert not is_late(fault(revision=7), since)
+
+
+def test_a_fault_of_another_server_says_nothing_of_the_active_one() -> None:
+    assert is_late(fault(server="green"), document())
+
+
+def test_joins_count_once_a_later_probe_has_passed() -> None:
+    pending = PendingFaults()
+    pending.add(fault(), START, answering=True)
+    pending.add(fault(), START + 1, answering=True)
+    assert (pending.joins, pending.reports) == (0, 2)
+    assert not pending.forgive(began=START + 0.5), "the second was seen after it began"
+    assert (pending.joins, pending.reports) == (1, 2)
+    assert pending.forgive(began=START + 1.5)
+    assert (pending.joins, pending.reports) == (2, 2)
+
+
+def test_other_faults_are_forgiven_by_a_later_probe() -> None:
+    pending = PendingFaults()
+    pending.add(fault(source=FaultSource.SOCKET), START, answering=True)
+    assert not pending.forgive(began=START - 1)
+    assert pending.reports == 1
+    assert pending.forgive(began=START + 1)
+    assert pending.reports == 0
+
+
+def test_joins_that_fail_while_probes_do_are_explained_by_those() -> None:
+    pending = PendingFaults()
+    pending.add(fault(), START, answering=False)
+    pending.add(fault(), START, answering=True)
+    pending.missed()
+    pending.forgive(began=START + 1)
+    assert pending.joins == 0
+
+
+def test_an_answered_join_forgets_the_failed_ones() -> None:
+    pending = PendingFaults()
+    pending.add(fault(), START, answering=True)
+    pending.forgive(began=START)
+    pending.add(fault(), START, answering=True)
+    pending.join_answered()
+    pending.forgive(began=START)
+    assert pending.joins == 0
+
+
+def test_the_newest_fault_tells_kind_and_detail() -> None:
+    pending = PendingFaults()
+    pending.add(fault(detail="refused"), START, answering=True)
+    pending.add(fault(kind=Cause.TIMEOUT), START, answering=True)
+    assert (pending.kind, pending.detail) == (Cause.TIMEOUT, "refused")
+
+
+def test_memory_is_bounded() -> None:
+    pending = PendingFaults()
+    for _ in range(20_000):
+        pending.add(fault(), START, answering=False)
+    assert pending.reports == 10_000
+
+
+def test_a_refusal_for_a_limit_is_forgiven_by_a_join_and_by_no_probe() -> None:
+    pending = PendingFaults()
+    pending.add(fault(kind=Cause.RATE_LIMIT), START, answering=True)
+    pending.forgive(began=START + 1)
+    pending.missed()
+    assert pending.refusal
+    assert pending.reports == 1
+    pending.join_answered()
+    assert pending.reports == 0
+    assert pending.refusal is None
+
+
+def test_a_quota_is_the_gravest_refusal() -> None:
+    pending = PendingFaults()
+    pending.add(fault(kind=Cause.CONNECTION_LIMIT), START, answering=True)
+    pending.add(fault(kind=Cause.QUOTA, detail="spent"), START, answering=True)
+    pending.add(fault(kind=Cause.RATE_LIMIT), START, answering=True)
+    assert pending.refusal is not None
+    assert (pending.refusal.kind, pending.refusal.detail) == (Cause.QUOTA, "spent")
+    assert pending.reports == 3
+
+
+def test_a_refusal_lasts_as_long_as_its_cool_down_would() -> None:
+    for retry_after, lasts in ((None, 30.0), (5.0, 5.0)):
+        pending = PendingFaults()
+        pending.add(fault(kind=Cause.RATE_LIMIT, retry_after=retry_after), START, answering=True)
+        pending.forget(START + lasts - 0.1, Settings())
+        assert pending.refusal is not None
+        pending.forget(START + lasts, Settings())
+        assert pending.refusal is None
+
+
+def test_joins_whose_token_a_server_refuses_do_not_add_up() -> None:
+    """A server of an old version refuses one caller's token for a claim that it does not know."""
+    pending = PendingFaults()
+    for _ in range(5):
+        pending.add(fault(kind=Cause.CREDENTIALS), START, answering=True)
+    pending.forgive(began=START + 1)
+    assert pending.joins == 0
