@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from livekit_pool.web.webhooks import spool as module
 from livekit_pool.web.webhooks.spool import Spool
+from tests.web.webhooks.children import child, kill
 
 
 @pytest.fixture
@@ -21,33 +20,6 @@ def spool() -> Iterator[Spool]:
     spool = Spool()
     yield spool
     spool.close()
-
-
-@contextlib.contextmanager
-def child(work: Callable[[], None]) -> Iterator[int]:
-    """A forked process that does ``work`` and then waits to be killed."""
-    done_in, done_out = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os.write(done_out, b".")
-            time.sleep(60)
-        finally:
-            os._exit(1)
-    os.close(done_out)
-    try:
-        assert os.read(done_in, 1) == b".", "the child failed"
-        yield pid
-    finally:
-        kill(pid)
-        os.close(done_in)
-
-
-def kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def readable(spool: Spool) -> bool:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -71,7 +71,7 @@ class Signed:
 
     names: tuple[str, ...]
     expires: float
-    body: bytes
+    body: bytes = field(repr=False)
 
     @classmethod
     def of(cls, names: tuple[str, ...], claims: Claims, body: bytes) -> Signed:
