@@ -23,10 +23,13 @@ from livekit_pool.core.events import (
     SwapFailed,
     Tick,
 )
+from livekit_pool.core.faults import REFUSALS
 from livekit_pool.core.health import Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import NAMES
 from tests.core.world import SETTINGS, Truth, World, identity
+
+_KINDS = {Truth.HUNG: Cause.TIMEOUT, Truth.FULL: Cause.RATE_LIMIT}
 
 numbers = st.integers(0, 2)
 picks = st.integers(0, 20)
@@ -168,6 +171,23 @@ class PoolModel(RuleBasedStateMachine, World):
         self.load(self.processes[number], self.document)
         self.faults_are_seen(number, times, FaultSource.JOIN)
 
+    @rule(
+        number=numbers,
+        times=st.integers(1, 3),
+        kind=st.sampled_from(sorted(REFUSALS)),
+        drain=st.booleans(),
+    )
+    def active_refuses(self, number: int, times: int, kind: Cause, drain: bool) -> None:
+        """It refuses joins for a limit, and somebody may drain another server meanwhile."""
+        process, active = self.processes[number], self.document.active_server
+        self.truth[active] = Truth.FULL
+        self.guilty = True
+        self.load(process, self.document)
+        process.faults += [self.fault(process, kind, FaultSource.JOIN)] * times
+        if drain:
+            others = [server for server in NAMES if server != active]
+            self.somebody_drains(others[number % 2])
+
     @rule(number=numbers, times=st.integers(1, 3), source=st.sampled_from(FaultSource))
     def faults_are_seen(self, number: int, times: int, source: FaultSource) -> None:
         """Joins fail, sockets are lost: on their way to the machine from now on."""
@@ -177,7 +197,7 @@ class PoolModel(RuleBasedStateMachine, World):
             for _ in range(times):  # told at once: nobody mistakes them for later ones
                 self.feed(process, self.fault(process, Cause.TIMEOUT, source))
         elif truth is not Truth.WELL:
-            kind = Cause.TIMEOUT if truth is Truth.HUNG else Cause.DOWN
+            kind = _KINDS.get(truth, Cause.DOWN)
             process.faults += [self.fault(process, kind, source)] * times
 
     @precondition(lambda self: self.history)
@@ -384,6 +404,8 @@ class PoolModel(RuleBasedStateMachine, World):
             failing = process.joins >= SETTINGS.fall
             answers = process.seen[self.document.active_server] is ProbeOutcome.PASSED
             assert not (failing and answers and self.targets(process)), "joins fail unheard"
+            limited = self.now < process.limited_until
+            assert not (limited and self.targets(process)), "a refusal was dropped"
         assert self.stored is not None, "what the store lost was not brought back"
         for process in self.processes:
             assert compare(self.stored, process.document) is Finding.SAME, "they do not agree"

@@ -124,6 +124,24 @@ def test_without_monotonicity_old_news_is_announced(monkeypatch: pytest.MonkeyPa
     broken("old news|was not brought back")
 
 
+def test_without_the_decision_a_refusal_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = tuple(step for step in decisions._STEPS if step is not decisions._leave_limited)
+    monkeypatch.setattr(decisions, "_STEPS", steps)
+    broken("a refusal was dropped")
+
+
+def test_without_lateness_a_refusal_of_before_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Believing(PoolMachine):
+        def _follow(self, document: Document, now: float) -> None:
+            faults = self._faults
+            super()._follow(document, now)
+            if faults.refusal is not None:
+                self._faults = faults
+
+    monkeypatch.setattr(PoolModel, "make", Believing)
+    broken("was left though it was well", "active_refuses", "faults_arrive", *NEWS)
+
+
 def test_without_the_cool_down_filter_a_cooling_server_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -145,7 +163,7 @@ def test_without_memory_a_drain_elsewhere_drops_failed_joins(
                 self._faults = PendingFaults()
 
     monkeypatch.setattr(PoolModel, "make", Forgetful)
-    broken("joins fail unheard")
+    broken("joins fail unheard|a refusal was dropped")
 
 
 def test_without_memory_a_drain_elsewhere_drops_a_failed_probe(

@@ -38,12 +38,13 @@ from livekit_pool.core.events import (
     StoreSeen,
     SwapAnswered,
 )
+from livekit_pool.core.faults import COOLS, FORGIVABLE, REFUSALS
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import NAMES
 
 SETTINGS = Settings()
-AUTOMATIC = (Cause.DOWN, Cause.TIMEOUT)
+AUTOMATIC = COOLS
 SILENCE = 0.8
 """Seconds that a probe waits for an answer."""
 
@@ -55,12 +56,14 @@ class Truth(StrEnum):
     DEAD = "dead"  # refuses
     HUNG = "hung"  # swallows everything
     SICK = "sick"  # answers probes, fails joins
+    FULL = "full"  # answers probes, refuses joins for a limit
 
 
 PASSED = ProbeOutcome.PASSED
 OUTCOMES = {
     Truth.WELL: ProbeOutcome.PASSED,
     Truth.SICK: ProbeOutcome.PASSED,
+    Truth.FULL: ProbeOutcome.PASSED,
     Truth.DEAD: ProbeOutcome.REFUSED,
     Truth.HUNG: ProbeOutcome.SILENT,
 }
@@ -88,6 +91,7 @@ class Process:
     period: int = 0
     refused: bool = False
     joins: int = 0
+    limited_until: float = 0.0  # it knows of a limit for which joins are refused, so long
     seen: dict[str, ProbeOutcome] = field(default_factory=dict)  # newest outcomes that arrived
 
     @property
@@ -279,13 +283,17 @@ class World:
             process.seen[event.server] = event.outcome
         if process.period != document.active_since:
             process.period, process.refused, process.joins = document.active_since, False, 0
+            process.limited_until = 0.0
         match event:
             case Probed(server=document.active_server, outcome=outcome):
                 process.refused = outcome is ProbeOutcome.REFUSED
                 if outcome is not ProbeOutcome.PASSED:
                     process.joins = 0
             case JoinAnswered():
-                process.joins = 0
+                process.joins, process.limited_until = 0, 0.0
+            case FaultSeen(kind=kind, server=server, revision=revision) if kind in REFUSALS:
+                if server == document.active_server and revision >= document.active_since:
+                    process.limited_until = self.now + SETTINGS.cool_down_limit_first
             case FaultSeen(source=FaultSource.JOIN, server=server, revision=revision):
                 true = server == document.active_server and revision >= document.active_since
                 if true and process.seen[server] is ProbeOutcome.PASSED:
@@ -336,7 +344,7 @@ class World:
         rotation, base = swap.rotation, process.document
         if rotation is None or rotation.cause is Cause.MANUAL or rotation.from_ == rotation.to:
             return
-        if process.step is not None and rotation.cause in AUTOMATIC:
+        if process.step is not None and rotation.cause in FORGIVABLE:
             look = process.looked[rotation.from_]
             seen = look.began if look.outcome is not PASSED else None
             assert (seen or 0.0) > process.back_at, "a step was confirmed without a fresh look"

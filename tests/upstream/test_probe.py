@@ -16,6 +16,7 @@ import pytest
 import uvloop
 from livekit.api import CreateRoomRequest, LiveKitAPI
 
+from livekit_pool.core.document import Cause
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.local import LocalServer
 from livekit_pool.servers import Server
@@ -384,6 +385,31 @@ async def test_answers_to_a_signed_probe(
 ) -> None:
     async with scripted(always(answer)) as server:
         assert (await prober.probe_signed(server.server)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "retry_after"),
+    [
+        (response("429 Too Many Requests"), Cause.RATE_LIMIT, None),
+        (response("429 Too Many Requests", b"", "Retry-After: 7"), Cause.RATE_LIMIT, 7.0),
+        (
+            response(
+                "429 Too Many Requests", b'{"code":"resource_exhausted","msg":"quota exceeded"}'
+            ),
+            Cause.QUOTA,
+            None,
+        ),
+        (response("403 Forbidden", b"free tier: minutes exceeded"), Cause.QUOTA, None),
+    ],
+)
+async def test_a_limit_that_a_signed_probe_meets_is_told_from_a_wrong_key_and_a_dead_server(
+    prober: Prober, answer: bytes, kind: Cause, retry_after: float | None
+) -> None:
+    async with scripted(always(answer)) as server:
+        result = await prober.probe_signed(server.server)
+    assert (result.outcome, result.kind) == (ProbeOutcome.LIMITED, kind)
+    assert result.retry_after == retry_after
+    assert kind.value in result.detail
 
 
 async def test_a_signed_probe_asks_for_one_room_over_a_new_connection(prober: Prober) -> None:

@@ -84,30 +84,34 @@ async def listed_rooms(
         headers={"Authorization": f"Bearer {token}"},
         allow_redirects=False,
     ) as answer:
-        if answer.status in (401, 403):
-            # The body stays unread: old servers put the whole token into it.
-            raise Refused(
-                ProbeOutcome.UNAUTHORIZED,
-                f"it refuses its API key or secret (HTTP {answer.status}); clocks that differ"
-                " by minutes have the same effect",
-            )
         if answer.status != 200:
-            body = await answer.content.read(_BODY_LIMIT)
-            kind = _limit(answer.status, body)
-            if kind is not None:
-                raise Refused(
-                    ProbeOutcome.LIMITED,
-                    f"it refuses for a limit ({kind.value}, HTTP {answer.status})",
-                    kind=kind,
-                    retry_after=retry_after(answer.headers.get("Retry-After")),
-                )
-            raise Refused(
-                ProbeOutcome.FAILED, f"it answered HTTP {answer.status} when asked for its rooms"
+            raise _refused(
+                answer.status,
+                await answer.content.read(_BODY_LIMIT),
+                retry_after(answer.headers.get("Retry-After")),
             )
         rooms = _rooms(await answer.read())
     if rooms is None:
         raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
     return rooms
+
+
+def _refused(status: int, body: bytes, retry_after: float | None) -> Refused:
+    """What an answer other than 200 says. Of the body, where old servers put the token, no word."""
+    if (kind := _limit(status, body)) is not None:
+        return Refused(
+            ProbeOutcome.LIMITED,
+            f"it refuses for a limit ({kind.value}, HTTP {status})",
+            kind=kind,
+            retry_after=retry_after,
+        )
+    if status in (401, 403):
+        return Refused(
+            ProbeOutcome.UNAUTHORIZED,
+            f"it refuses its API key or secret (HTTP {status}); clocks that differ by minutes"
+            " have the same effect",
+        )
+    return Refused(ProbeOutcome.FAILED, f"it answered HTTP {status} when asked for its rooms")
 
 
 def _limit(status: int, body: bytes) -> Cause | None:

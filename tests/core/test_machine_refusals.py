@@ -1,0 +1,187 @@
+"""The machine, when a server refuses: for a limit, or because of our key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool.core.actions import NoteEvent, Probe
+from livekit_pool.core.document import Cause, ServerRecord
+from livekit_pool.core.events import (
+    Event,
+    FaultSeen,
+    FaultSource,
+    JoinAnswered,
+    Loaded,
+    Probed,
+    ProbeOutcome,
+    RotateAsked,
+    Tick,
+)
+from livekit_pool.core.machine import Role
+from tests.core.samples import (
+    PASSED,
+    REFUSED,
+    UNAUTHORIZED,
+    Pool,
+    document,
+    drained,
+    moved,
+    notes_of,
+    swap_of,
+    swaps_of,
+)
+
+LIMITED = ProbeOutcome.LIMITED
+
+
+def fault(
+    kind: Cause,
+    source: FaultSource = FaultSource.JOIN,
+    revision: int = 1,
+    retry_after: float | None = None,
+) -> FaultSeen:
+    return FaultSeen(
+        server="red",
+        revision=revision,
+        kind=kind,
+        source=source,
+        detail=f"refused: {kind}",
+        retry_after=retry_after,
+    )
+
+
+SEEN = [FaultSource.JOIN, FaultSource.CALL, FaultSource.VERIFIED, FaultSource.LEDGER]
+
+
+@pytest.mark.parametrize("source", SEEN)
+@pytest.mark.parametrize("kind", [Cause.QUOTA, Cause.RATE_LIMIT, Cause.PARTICIPANT_LIMIT])
+def test_a_refusal_rotates_at_once(kind: Cause, source: FaultSource) -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(fault(kind, source)))
+    assert swap.rotation is not None
+    assert (swap.rotation.to, swap.rotation.cause) == ("green", kind)
+    pool.won(swap)
+    role = Role.EXHAUSTED if kind is Cause.QUOTA else Role.COOLING
+    assert pool.machine.role("red", pool.now) is role
+    assert not pool.machine.available("red", pool.now)
+
+
+def test_five_hundred_refusals_of_one_server_are_one_rotation() -> None:
+    pool = Pool()
+    first = swap_of(pool.feed(fault(Cause.RATE_LIMIT)))
+    for _ in range(249):
+        assert swaps_of(pool.feed(fault(Cause.RATE_LIMIT))) == []
+    pool.won(first)
+    for _ in range(250):  # each with its own late error, seen when red was active
+        assert swaps_of(pool.feed(fault(Cause.RATE_LIMIT), Tick())) == []
+    assert pool.document.active_server == "green"
+
+
+def test_a_quota_met_within_the_interval_is_left_at_once_and_a_limit_after_it() -> None:
+    for kind, at_once in ((Cause.QUOTA, True), (Cause.CONNECTION_LIMIT, False)):
+        pool = Pool(shared=moved(moved(document(), "blue"), "red"))
+        since = pool.document.last_rotation
+        pool.now = since + 2
+        swaps = swaps_of(pool.feed(fault(kind, revision=pool.document.revision)))
+        assert bool(swaps) is at_once
+        if not at_once:
+            pool.now = since + 10
+            assert swap_of(pool.feed(Tick())).document.active_server == "green"
+
+
+def test_a_join_that_is_answered_takes_a_refusal_back() -> None:
+    pool = Pool(shared=moved(moved(document(), "blue"), "red"))
+    pool.now = pool.document.last_rotation + 2
+    pool.feed(fault(Cause.CONNECTION_LIMIT, revision=pool.document.revision))
+    pool.feed(JoinAnswered(server="red"))
+    pool.now += 20
+    assert swaps_of(pool.feed(Tick())) == []
+
+
+def test_a_refusal_outlives_a_drain_of_another_server() -> None:
+    pool = Pool(shared=moved(moved(document(), "blue"), "red"))
+    pool.now = pool.document.last_rotation + 2
+    pool.feed(fault(Cause.CONNECTION_LIMIT, revision=pool.document.revision))
+    pool.feed(Loaded(document=drained(pool.document, "green")))
+    pool.now += 20
+    assert swap_of(pool.feed(Tick())).document.active_server == "blue"
+
+
+def test_while_none_is_available_the_refusal_waits_for_one_and_says_so() -> None:
+    pool = Pool(outcomes={"red": PASSED, "green": REFUSED, "blue": REFUSED})
+    assert NoteEvent.NO_SERVER in notes_of(pool.feed(fault(Cause.QUOTA)))
+    pool.probed("green", PASSED)
+    assert swap_of(pool.probed("green", PASSED)).document.active_server == "green"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "retry_after"),
+    [
+        (Probed(server="red", outcome=LIMITED, kind=Cause.QUOTA, detail="x"), Cause.QUOTA, None),
+        (Probed(server="red", outcome=LIMITED, detail="x", retry_after=4.0), Cause.RATE_LIMIT, 4.0),
+    ],
+)
+def test_a_limit_that_our_own_call_met_is_a_refusal(
+    event: Event, kind: Cause, retry_after: float | None
+) -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(event))
+    assert swap.rotation is not None
+    assert (swap.rotation.cause, swap.rotation.reason) == (kind, "x")
+    if retry_after is not None:
+        assert swap.document.record("red").cool_down_until == pool.now + retry_after
+
+
+def test_a_limit_met_before_the_server_became_active_rotates_nothing() -> None:
+    pool = Pool()
+    early = Probed(server="red", outcome=LIMITED, began=pool.now - 100)
+    pool.feed(Loaded(document=moved(moved(pool.document, "blue"), "red")))
+    assert swaps_of(pool.feed(early)) == []
+
+
+def test_a_server_whose_limit_our_calls_meet_is_not_chosen_until_one_passes() -> None:
+    pool = Pool()
+    pool.feed(Probed(server="green", outcome=LIMITED))
+    pool.feed(Probed(server="green", outcome=PASSED, signed=False))
+    assert not pool.machine.available("green", pool.now)
+    assert swap_of(pool.feed(fault(Cause.QUOTA))).document.active_server == "blue"
+    pool.feed(Probed(server="green", outcome=PASSED))
+    assert pool.machine.available("green", pool.now)
+
+
+def test_a_refused_key_waits_for_a_signed_probe() -> None:
+    pool = Pool()
+    for _ in range(5):
+        actions = pool.feed(fault(Cause.CREDENTIALS))
+        assert actions == [Probe(server="red", signed=True)]
+        assert swaps_of(pool.feed(Probed(server="red", outcome=PASSED))) == []
+    swap = swap_of(pool.feed(fault(Cause.CREDENTIALS), Probed(server="red", outcome=UNAUTHORIZED)))
+    assert swap.rotation is not None
+    assert swap.rotation.cause is Cause.CREDENTIALS
+    pool.won(swap)
+    assert pool.machine.role("red", pool.now) is Role.MISCONFIGURED
+    pool.now += 1_000
+    assert not pool.machine.available("red", pool.now), "not before a signed probe passes"
+
+
+def test_a_server_that_comes_back_is_asked_with_our_key_before_it_is_chosen() -> None:
+    record = ServerRecord(cool_down_until=1_200.0, cool_down_cause=Cause.CONNECTION_LIMIT)
+    shared = replace(document(), servers={"green": record, "blue": record})
+    pool = Pool(shared=shared)
+    pool.now = 1_201.0
+    pool.feed(RotateAsked(request="r", reason="because", actor="ann"))
+    actions = pool.feed(Tick())
+    assert {Probe(server=name, signed=True) for name in ("green", "blue")} <= set(actions)
+    assert swap_of(pool.probed("green", PASSED)).document.active_server == "green"
+
+
+def test_a_pool_of_one_is_never_cooled_out_of_use() -> None:
+    pool = Pool(names=("red",))
+    for kind in (Cause.QUOTA, Cause.RATE_LIMIT, Cause.CREDENTIALS):
+        assert swaps_of(pool.feed(fault(kind))) == []
+    assert swaps_of(pool.probed("red", UNAUTHORIZED, 5)) == []
+    assert swaps_of(pool.probed("red", REFUSED, 5)) == []
+    assert pool.document == document(("red",))
+    assert pool.machine.role("red", pool.now) is Role.ACTIVE
