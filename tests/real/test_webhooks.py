@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from livekit.api import TokenVerifier, WebhookReceiver
 
@@ -18,6 +19,7 @@ from tests.real.meeting import meeting
 from tests.real.node.webhooks import verified
 from tests.real.pool_process import PoolProcess
 from tests.real.until import until
+from tests.web.webhooks.livekits import body_of, event, signature
 from tests.web.webhooks.receiver import Receiver, receiving
 
 NAMES = ("red", "green")
@@ -172,6 +174,29 @@ async def test_a_receiver_that_was_away_gets_all_in_the_same_order(
             assert len(orders[0]) >= 6
         await setting.pool.logs("Webhook receiver answers again")
         check_with_python(setting)
+
+
+async def test_whichever_worker_takes_it_in(tmp_path: Path, livekit_program: Path) -> None:
+    async with passing(tmp_path, livekit_program) as setting:
+        red = setting.pool.servers[0]
+        await setting.receiver.stop()
+        ids = [f"EV_{number}" for number in range(100)]
+        for each in ids:
+            body = body_of(event(id=each))
+            sent = {"Authorization": signature(body, red.server)}
+            for _ in range(2):
+                # A new connection each time: the workers take turns at these.
+                async with (
+                    aiohttp.ClientSession() as http,
+                    http.post(
+                        f"{setting.pool.http_url}/pool/webhook", data=body, headers=sent
+                    ) as a,
+                ):
+                    assert a.status == 200
+        await setting.receiver.start()
+        await until(lambda: len(setting.receiver.ids) >= 100, seconds=30, what="all have come")
+        assert setting.receiver.ids == ids
+        assert setting.other.ids == ids
 
 
 async def test_the_worker_that_passes_on_is_killed(tmp_path: Path, livekit_program: Path) -> None:
