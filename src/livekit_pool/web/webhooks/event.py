@@ -46,21 +46,21 @@ class Event:
         data: all of it, as it was parsed; not to be changed, nor logged.
         kind: what happened, such as ``participant_joined``.
         id: unique, the same when it is sent again; empty from servers that give none.
-        created_at: seconds since the epoch, by the server's clock, if it says.
+        created_at: seconds since the epoch, by the server's clock; 0 if it does not say.
         room, room_sid: name of the room it is about, and its session's id; may be empty.
         participant_sid: who it is about, empty if nobody.
-        joined_at: seconds since the epoch when that participant joined, if it says.
+        joined_ms: milliseconds since the epoch when that participant joined; 0 if unsaid.
         participant_kind: ``STANDARD``, ``AGENT``, ``EGRESS``, ...
     """
 
     data: Mapping[str, Any] = field(repr=False)
     kind: str
     id: str = ""
-    created_at: float | None = None
+    created_at: int = 0
     room: str = field(default="", repr=False)
     room_sid: str = ""
     participant_sid: str = ""
-    joined_at: float | None = None
+    joined_ms: int = 0
     participant_kind: str = "STANDARD"
 
     @property
@@ -102,18 +102,15 @@ def parsed(body: bytes) -> Event:
     name = _text(room, "name")
     for other in ("egressInfo", "ingressInfo"):
         name = name or _text(_part(data, other), "roomName")
-    millis = _int64(participant.get("joinedAtMs"))
-    seconds = _int64(participant.get("joinedAt"))
-    created = _int64(data.get("createdAt"))
     return Event(
         data=data,
         kind=kind,
         id=_text(data, "id"),
-        created_at=None if created is None else float(created),
+        created_at=_int64(data, "createdAt"),
         room=name,
         room_sid=_text(room, "sid"),
         participant_sid=_text(participant, "sid"),
-        joined_at=millis / 1000 if millis else None if seconds is None else float(seconds),
+        joined_ms=_int64(participant, "joinedAtMs") or _int64(participant, "joinedAt") * 1000,
         participant_kind=_text(participant, "kind") or "STANDARD",
     )
 
@@ -132,12 +129,13 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _int64(value: object) -> int | None:
-    """A 64-bit number of protojson: a text, or a number; None if it is neither."""
+def _int64(data: Mapping[str, Any], name: str) -> int:
+    """A 64-bit number of protojson: a text, or a number; 0 if it is neither."""
+    value = data.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     elif isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdecimal():
         number = int(value)
     else:
-        return None
-    return number if 0 <= number < 2**63 else None
+        return 0
+    return number if 0 <= number < 2**63 else 0
