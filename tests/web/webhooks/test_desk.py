@@ -49,6 +49,10 @@ async def desk(receiver: Receiver, spool: Spool | None) -> AsyncIterator[Desk]:
         await desk.aclose()
 
 
+def size(spool: Spool) -> int:
+    return os.fstat(spool._fd).st_size
+
+
 def signed(id: str, *names: str, expires: float | None = None) -> Signed:
     expires = time.time() + 300 if expires is None else expires
     return Signed(names=names or ("red",), expires=expires, body=body_of(event(id=id)))
@@ -95,6 +99,41 @@ async def test_who_is_not_the_holder_passes_on_nothing_until_the_holder_dies(
             assert (receiver.got, successor.outcomes) == ([], {})
             kill(holder)
             await receiver.has(1)
+
+
+async def test_what_the_holder_had_not_passed_on_is_not_lost_with_it(
+    receiver: Receiver, spool: Spool
+) -> None:
+    await receiver.stop()
+
+    def hold() -> None:
+        # As a worker: it takes events in, and cannot pass them on.
+        assert spool.try_hold()
+        for number in range(10):
+            spool.put(signed(f"EV_{number}").record())
+        assert len(spool.take() or ()) == 10
+
+    with child(hold) as holder:
+        async with desk(receiver, spool) as successor:
+            kill(holder)
+            await successor.accept(signed("EV_10"))
+            await until(lambda: successor.stream.retries)
+            await receiver.start()
+            await receiver.has(11)
+    assert receiver.ids == [f"EV_{number}" for number in range(11)]
+    assert spool.take() == []
+
+
+async def test_only_what_is_over_leaves_the_spool(receiver: Receiver, spool: Spool) -> None:
+    receiver.gate = asyncio.Event()
+    async with desk(receiver, spool) as holder:
+        for each in ("EV_1", "EV_2", "EV_1"):
+            await holder.accept(signed(each))
+        await until(lambda: receiver.together and holder.outcomes.total() == 3)
+        assert size(spool) > 200
+        receiver.gate.set()
+        await until(lambda: size(spool) < 50)
+        assert holder.outcomes == {Outcome.COUNTED: 2, Outcome.REPLAYED: 1}
 
 
 async def test_the_last_to_stop_leaves_nothing_behind(receiver: Receiver, spool: Spool) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import pytest
@@ -323,6 +324,24 @@ async def test_a_receiver_that_is_away_delays_no_other(receiver: Receiver) -> No
             await receiver.has(2)
             await until(lambda: stream.retries)
             assert stream.waiting == 2
+
+
+async def test_it_says_when_no_receiver_needs_an_event_any_more(receiver: Receiver) -> None:
+    done: list[str] = []
+    async with receiving() as other:
+        await other.stop()
+        receiver.answer = lambda event: 404
+        async with stream_to(receiver, other, events=2) as stream:
+            for each in ("a1", "b1", "c1"):  # the last has no room at either
+                stream.put(each, body_of(event(id=each)), partial(done.append, each))
+            assert done == ["c1"]
+            await until(lambda: stream.fates[Fate.REFUSED] == 2)
+            assert done == ["c1"]
+            await other.start()
+            await until(lambda: len(done) == 3)
+            await other.stop()
+            stream.put("d1", body_of(event(id="d1")), partial(done.append, "d1"))
+    assert sorted(done) == ["a1", "b1", "c1"]
 
 
 async def test_nothing_is_held_for_nobody() -> None:

@@ -14,8 +14,10 @@ import hashlib
 import json
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ... import observe
@@ -158,9 +160,13 @@ class Desk:
         if outcome not in _ACCEPTED:
             self.rarely.event(observe.WEBHOOK_REFUSED, why=str(outcome))
 
-    async def _process(self, signed: Signed, event: Event) -> None:
+    async def _process(
+        self, signed: Signed, event: Event, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do what an event asks for; ``done`` is called when that is over."""
         if self._seen_before(signed, event):
             self.count(Outcome.REPLAYED)
+            done()
             return
         server = await self.signer.server_of(event, signed.names)
         if server is None:
@@ -171,7 +177,7 @@ class Desk:
         else:
             self.count(Outcome.COUNTED)
         body = event.passed_on(server=server, revision=self._pool.revision)
-        self.stream.put(event.sequence, body)
+        self.stream.put(event.sequence, body, done)
 
     def _seen_before(self, signed: Signed, event: Event) -> bool:
         """Whether the event came before, within the life of its token."""
@@ -205,14 +211,15 @@ class Desk:
         loop = asyncio.get_running_loop()
         loop.add_reader(spool.wake_fd, self._arrived.set)
         try:
-            while True:
-                # Before the last look at the spool: who stops later finds the rest.
-                closing = self._closing
+            while not self._closing:
                 self._arrived.clear()
                 await self._empty(spool)
-                if closing:
-                    return
                 await self._arrived.wait()
+            # The last look comes after the waiting: who stops later finds the rest by itself.
+            await self._empty(spool)
+            await self.stream.flush()
+            await self._empty(spool)
+            await self.stream.flush()
         finally:
             loop.remove_reader(spool.wake_fd)
             spool.let_go()
@@ -220,12 +227,14 @@ class Desk:
     async def _empty(self, spool: Spool) -> None:
         while (records := spool.take()) is None:  # noqa: ASYNC110  # nobody tells when it is free
             await asyncio.sleep(0.05)
-        for record in records:
+        for position, record in records:
+            done = partial(spool.finish, position)
             try:
                 signed = Signed.read(record)
-                await self._process(signed, parsed(signed.body))
+                await self._process(signed, parsed(signed.body), done)
             except Exception as error:  # the outermost frame of this event
                 observe.failure(observe.TASK_FAILED, error, task="webhook")
+                done()
 
 
 _ACCEPTED: Final = frozenset(

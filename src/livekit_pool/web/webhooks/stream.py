@@ -18,7 +18,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -95,6 +95,7 @@ class Stream:
         self.retries = 0
         self._bounds = bounds or Bounds()
         self._session: aiohttp.ClientSession | None = None
+        self._flush_until: float | None = None
         self._rarely = rarely
         self._receivers = [_Receiver(url, pair, self) for url in urls]
 
@@ -103,22 +104,36 @@ class Stream:
         """Events that wait, times receivers."""
         return sum(receiver.waiting for receiver in self._receivers)
 
-    def put(self, sequence: str, body: bytes) -> None:
-        """Pass ``body`` on after all that was put with the same ``sequence``; never waits."""
+    def put(self, sequence: str, body: bytes, done: Callable[[], None] = lambda: None) -> None:
+        """
+        Pass ``body`` on after all that was put with the same ``sequence``; never waits.
+
+        ``done`` is called when no receiver needs it any more; not for what a stop leaves behind.
+        """
         if self._receivers and self._session is None:
             self._session = open_session(
                 timeout=self._bounds.timeout, connect_timeout=self._bounds.connect
             )
+        passing = _Passing(body, len(self._receivers), done)
         for receiver in self._receivers:
-            receiver.put(sequence, body)
+            receiver.put(sequence, passing)
+        if not self._receivers:
+            done()
+
+    async def flush(self) -> None:
+        """Wait until nothing waits, in all calls together for `Bounds.flush` at most."""
+        now = _now()
+        if self._flush_until is None:
+            self._flush_until = now + self._bounds.flush
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._flush_until):
+                await asyncio.gather(*(receiver.emptied() for receiver in self._receivers))
 
     async def aclose(self) -> None:
-        """Go on for `Bounds.flush`, then drop what still waits; idempotent."""
+        """`flush`, then drop what still waits; idempotent."""
         if self._session is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._bounds.flush):
-                await asyncio.gather(*(receiver.emptied() for receiver in self._receivers))
+        await self.flush()
         await asyncio.gather(*(receiver.stop() for receiver in self._receivers))
         await self._session.close()
         self._session = None
@@ -157,10 +172,29 @@ class Stream:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Passing:
+    """A body, and for how many receivers it still waits."""
+
     body: bytes
+    left: int
+    done: Callable[[], None]
+
+    def settled(self) -> None:
+        """One of them needs it no more."""
+        self.left -= 1
+        if self.left == 0:
+            self.done()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    passing: _Passing
     since: float
     tries: int = 0
+
+    @property
+    def body(self) -> bytes:
+        return self.passing.body
 
 
 class _Receiver:
@@ -182,18 +216,19 @@ class _Receiver:
         self._not_before = 0.0
         self._trial = asyncio.Lock()
 
-    def put(self, sequence: str, body: bytes) -> None:
+    def put(self, sequence: str, passing: _Passing) -> None:
         bounds = self._stream.bounds
-        if self.waiting >= bounds.events or self._size + len(body) > bounds.size:
+        if self.waiting >= bounds.events or self._size + len(passing.body) > bounds.size:
             self._stream.fate(self._name, Fate.FULL)
+            passing.settled()
             return
         self.waiting += 1
-        self._size += len(body)
+        self._size += len(passing.body)
         queue = self._sequences.get(sequence)
         if queue is not None:
-            queue.append(_Waiting(body, _now()))
+            queue.append(_Waiting(passing, _now()))
             return
-        self._sequences[sequence] = deque([_Waiting(body, _now())])
+        self._sequences[sequence] = deque([_Waiting(passing, _now())])
         task = asyncio.create_task(self._deliver(sequence), name="webhooks")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -226,7 +261,9 @@ class _Receiver:
                     fate, status = Fate.REFUSED, None
                 self._stream.fate(self._name, fate, status)
                 self.waiting -= 1
-                self._size -= len(queue.popleft().body)
+                settled = queue.popleft()
+                self._size -= len(settled.body)
+                settled.passing.settled()
         finally:
             # Nothing was awaited since it was found empty, so nothing came in between.
             self._sequences.pop(sequence, None)
