@@ -154,6 +154,7 @@ async def test_a_rotation_in_a_call(tmp_path: Path, livekit_program: Path) -> No
         await check_with_node(setting)
 
 
+@pytest.mark.timeout(120)
 async def test_a_receiver_that_was_away_gets_all_in_the_same_order(
     tmp_path: Path, livekit_program: Path
 ) -> None:
@@ -206,6 +207,7 @@ async def test_whichever_worker_takes_it_in(tmp_path: Path, livekit_program: Pat
         assert setting.other.ids == ids
 
 
+@pytest.mark.timeout(120)
 async def test_the_workers_are_killed_while_a_receiver_is_away(
     tmp_path: Path, livekit_program: Path
 ) -> None:
