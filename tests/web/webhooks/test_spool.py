@@ -203,3 +203,27 @@ def test_its_room_is_used_again_though_it_is_never_empty(spool: Spool) -> None:
     assert size(spool) < 25_000
     spool.let_go()
     assert taken(spool) == [b"%04d" % number * 250 for number in range(1990, 2000)]
+
+
+def test_a_holder_that_dies_while_it_makes_room_loses_nothing(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [b"%d" % number * 100 for number in range(10)]
+
+    def dies(*_: object) -> None:
+        os._exit(0)
+
+    for finished in range(1, 10):
+        for record in records:
+            spool.put(record)
+
+        def hold(number: int = finished) -> None:
+            positions = [position for position, _ in kept(spool)]
+            monkeypatch.setattr(spool, "_set_head", dies)
+            for position in positions[:number]:
+                spool.finish(position)
+
+        with pytest.raises(AssertionError, match="the child failed"), child(hold):
+            pass
+        assert taken(spool) == records
+        spool.let_go()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from aiohttp import web
 from livekit.api import TokenVerifier, WebhookReceiver
 
 from livekit_pool import observe
+from livekit_pool.local import reserve_port
 from livekit_pool.web.rarely import Rarely
+from livekit_pool.web.webhooks.event import parsed
 from livekit_pool.web.webhooks.stream import Bounds, Fate, Stream, origin_of
 from tests.web.served import until
 from tests.web.webhooks.livekits import LEFT, POOL, body_of, event
@@ -348,6 +352,29 @@ async def test_nothing_is_held_for_nobody() -> None:
     async with stream_to() as stream:
         put(stream, "a1")
         assert (stream.waiting, stream.fates) == (0, {})
+
+
+async def test_the_example_of_the_documents_receives_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    example = example.replace("the pool's key", POOL.key).replace("the pool's secret", POOL.secret)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/webhooks.md", "exec"), names)
+    app = web.Application()
+    app.router.add_post("/livekit-hook", names["hook"])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    port, held = reserve_port()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    rarely = Rarely()
+    stream = Stream([f"http://127.0.0.1:{port}/livekit-hook"], POOL, rarely, QUICK)
+    stream.put("", parsed(body_of(LEFT)).passed_on(server="frankfurt", revision=7))
+    await stream.aclose()
+    rarely.close()
+    await runner.cleanup()
+    held.close()
+    assert stream.fates == {Fate.DELIVERED: 1}
+    assert capsys.readouterr().out == "participant_left standup frankfurt 7\n"
 
 
 def test_of_a_url_only_its_origin_is_shown() -> None:
