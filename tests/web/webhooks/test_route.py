@@ -105,7 +105,7 @@ def refusals(log: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 async def test_an_event_is_passed_on_with_its_server_and_revision(
-    passing: tuple[Taking, Receiver],
+    passing: tuple[Taking, Receiver], log: pytest.LogCaptureFixture
 ) -> None:
     taking, receiver = passing
     answer = await taking.post()
@@ -115,6 +115,7 @@ async def test_an_event_is_passed_on_with_its_server_and_revision(
     await receiver.has(1)
     assert receiver.taken == [{**LEFT, "server": "red", "revision": 7}]
     assert taking.desk.outcomes == {Outcome.COUNTED: 1}
+    assert refusals(log) == []
 
 
 async def test_each_server_by_its_key(passing: tuple[Taking, Receiver]) -> None:
@@ -211,12 +212,14 @@ async def test_without_an_id_the_body_tells(passing: tuple[Taking, Receiver]) ->
 async def test_an_event_is_forgotten_when_its_token_has_ended(
     taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (await taking.post()).is_success
+    for each in ("EV_left", "EV_other"):
+        assert (await taking.post(body_of({**LEFT, "id": each}))).is_success
     later = time.time() + 361
     monkeypatch.setattr(time, "time", lambda: later)
-    assert (await taking.post()).status_code == 200  # signed anew, which only its server can do
-    assert taking.desk.outcomes == {Outcome.COUNTED: 2}
-    assert len(taking.desk._seen) == 1
+    for each in ("EV_left", "EV_new"):  # signed anew, which only its server can do
+        assert (await taking.post(body_of({**LEFT, "id": each}))).is_success
+    assert taking.desk.outcomes == {Outcome.COUNTED: 4}
+    assert len(taking.desk._seen) == 2
 
 
 # -- refused --
@@ -376,7 +379,7 @@ async def test_the_application_passes_on_and_closes_with_all_delivered() -> None
                     assert (
                         await client.post("/pool/webhook", content=body, headers=sent)
                     ).is_success
-            receiver.gate.set()
+            asyncio.get_running_loop().call_later(0.3, receiver.gate.set)
         assert receiver.ids == [f"EV_{number}" for number in range(10)]
 
 

@@ -138,13 +138,13 @@ async def test_one_request_at_a_time_asks_whether_it_is_back(
         receiver.answer = lambda event: status
         put(stream, "a1")
         await until(lambda: receiver.got)
-        receiver.most_together = 0
+        receiver.gate = asyncio.Event()
         put(stream, *(f"{chr(number)}1" for number in range(ord("b"), ord("z") + 1)))
-        await until(lambda: len(receiver.got) >= 6)
-        assert receiver.most_together == 1
-        # Many rooms wait, and yet the pauses grow as for one: 0.05, 0.1, 0.2, 0.2, ...
-        assert stream.waiting == 26
+        await until(lambda: receiver.together)
+        await asyncio.sleep(0.3)  # a wait for what must not happen
+        assert receiver.together == 1
         receiver.answer = lambda event: 200
+        receiver.gate.set()
         await receiver.has(26)
 
 
@@ -154,10 +154,9 @@ async def test_many_that_fail_together_are_one_failure(receiver: Receiver) -> No
     async with stream_to(receiver, longest_pause=600.0) as stream:
         put(stream, *(f"{chr(number)}1" for number in range(ord("a"), ord("z") + 1)))
         await until(lambda: receiver.together == 26)
+        receiver.answer = lambda event: 503 if len(receiver.got) < 27 else 200
         receiver.gate.set()
-        await until(lambda: len(receiver.got) == 26)
-        receiver.answer = lambda event: 200
-        await receiver.has(26)  # would be after minutes, were it 26 failures in a row
+        await receiver.has(26)  # would be after minutes, were it 27 failures in a row
 
 
 @pytest.mark.parametrize("as_date", [False, True])
@@ -179,8 +178,15 @@ async def test_retry_after_is_obeyed(receiver: Receiver, as_date: bool) -> None:
 async def test_only_its_room_waits_for_an_event_that_makes_it_fail(
     receiver: Receiver, log: pytest.LogCaptureFixture
 ) -> None:
-    poison = True
-    receiver.answer = lambda event: 500 if poison and event["id"] == "a1" else 200
+    poison, at = True, []
+
+    def answer(event: dict[str, Any]) -> int:
+        if not poison or event["id"] != "a1":
+            return 200
+        at.append(time.monotonic())
+        return 500
+
+    receiver.answer = answer
     async with stream_to(receiver) as stream:
         put(stream, "a1", "a2", "b1", "b2", "b3")
         await until(lambda: stream.retries >= 3)
@@ -188,6 +194,9 @@ async def test_only_its_room_waits_for_an_event_that_makes_it_fail(
         poison = False
         await receiver.has(5)
     assert receiver.ids[3:] == ["a1", "a2"]
+    # The pauses are 0.025 to 0.05, 0.05 to 0.1, 0.1 to 0.2 s.
+    assert at[1] - at[0] >= 0.02
+    assert at[2] - at[0] >= 0.07
     assert not told(log, observe.WEBHOOK_RECEIVER_AWAY)
 
 

@@ -186,7 +186,7 @@ class Desk:
         key = (signed.names[0], identity)
         while seen and (len(seen) > _REMEMBERED or next(iter(seen.values())) < now):
             seen.popitem(last=False)
-        if seen.get(key, 0.0) >= now:
+        if key in seen:
             return True
         seen[key] = signed.expires + LEEWAY
         return False

@@ -136,8 +136,9 @@ class Spool:
             first, end = self._head()
             if needed == first:
                 return
-            # Only into room that nothing needs: this process may be killed in the middle of it.
-            if end - needed <= needed - _FIRST:
+            # Only into room that nothing needs, by what is written there: this process may be
+            # killed in the middle of it.
+            if end - needed <= first - _FIRST:
                 rest = os.pread(self._fd, end - needed, needed)
                 if os.pwrite(self._fd, rest, _FIRST) == len(rest):
                     self._set_head(_FIRST, _FIRST + len(rest))

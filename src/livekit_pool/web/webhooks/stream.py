@@ -270,10 +270,10 @@ class _Receiver:
 
     async def _delivered(self, event: _Waiting) -> tuple[Fate, int | None]:
         """Post ``event`` until it is taken, refused, or too old."""
-        while _now() - event.since < self._stream.bounds.age:
+        while True:
             async with self._turn() as trial:
                 if _now() - event.since >= self._stream.bounds.age:
-                    break
+                    return Fate.OLD, None
                 status = await self._post(event.body, trial=trial)
             if status is not None and status < 300:
                 return Fate.DELIVERED, status
@@ -283,7 +283,6 @@ class _Receiver:
             if self._away_since is None:
                 event.tries += 1
                 await asyncio.sleep(self._pause(event.tries))
-        return Fate.OLD, None
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[bool]:
