@@ -339,7 +339,6 @@ class _Receiver:
         )
         self._away_since = None
         self._failures = 0
-        self._not_before = 0.0
 
     def _pause(self, failures: int) -> float:
         bounds = self._stream.bounds
