@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from livekit_pool.core.events import ProbeOutcome, SignedSight
 from livekit_pool.driver.neighbours import seen_in
 from livekit_pool.stores.base import LIVING, ProcessRow
 
@@ -62,3 +65,18 @@ def test_an_old_row_says_nothing_of_health_but_its_machine_counts() -> None:
 
 def test_lists_that_differ_in_what_rows_do_not_show_are_noticed() -> None:
     assert not seen_in([row("b", "there", fingerprint="g")], OWN, NOW).agreed
+
+
+def test_of_signed_probes_the_newest_of_this_machine_counts() -> None:
+    def signed(process: str, host: str, seen: object) -> ProcessRow:
+        return replace(row(process, host), health={"red": {"health": "up", "signed": seen}})
+
+    rows = [
+        signed("a", "here", {"outcome": "unauthorized", "began": NOW - 2, "detail": "no"}),
+        signed("b", "here", {"outcome": "passed", "began": NOW - 9}),
+        signed("c", "there", {"outcome": "passed", "began": NOW}),
+        signed("d", "here", {"outcome": "nonsense", "began": NOW}),
+        signed("e", "here", "nonsense"),
+    ]
+    expected = SignedSight(outcome=ProbeOutcome.UNAUTHORIZED, began=NOW - 2, detail="no")
+    assert seen_in(rows, OWN, NOW).signed == {"red": expected}

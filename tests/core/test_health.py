@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from livekit_pool.core.document import Cause, ServerRecord
-from livekit_pool.core.events import Probed, ProbeOutcome
+from livekit_pool.core.events import Probed, ProbeOutcome, SignedSight
 from livekit_pool.core.health import OWN_LASTS, Health, HealthBook, Settings, cooled
 from tests.core.samples import FAILED, NAMES, PASSED, REFUSED, SILENT, START, UNAUTHORIZED
 
@@ -174,6 +176,23 @@ def test_only_a_signed_pass_shows_that_our_key_is_taken() -> None:
     watch.sees("red", UNAUTHORIZED)
     watch.book.probed(Probed(server="red", outcome=PASSED, signed=False), watch.now)
     assert watch.book.misconfigured("red")
+
+
+def test_whether_our_key_is_taken_may_be_heard_and_the_newest_word_counts() -> None:
+    """Only one process of a machine asks again and again: the others must not go on believing."""
+    watch = Watch()
+    watch.sees("red", UNAUTHORIZED)
+    for began, refused in ((watch.now - 5, True), (watch.now + 5, False)):
+        heard = SignedSight(outcome=PASSED, began=began)
+        watch.book.heard({}, watch.now, {"red": heard, "unknown": heard})
+        assert watch.book.misconfigured("red") is refused
+    late = SignedSight(outcome=UNAUTHORIZED, began=watch.now + 6, detail="no")
+    watch.book.heard({}, watch.now, {"red": late})
+    evidence = watch.book.unauthorized("red")
+    assert evidence is not None
+    assert (evidence.began, evidence.detail) == (watch.now + 6, "no")
+    watch.book.heard({}, watch.now, {"red": replace(late, outcome=SILENT, began=watch.now + 9)})
+    assert watch.book.misconfigured("red"), "silence says nothing of it"
 
 
 def test_silence_does_not_show_that_our_key_is_taken() -> None:

@@ -9,8 +9,9 @@ from typing import Any, cast
 from livekit_pool.config import Settings
 from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
+from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import NoAnswer
-from livekit_pool.pool import Access, Pool
+from livekit_pool.pool import Access, Marked, Pool
 from livekit_pool.stores.base import Placement
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
 
@@ -62,8 +63,11 @@ class FakePool:
     Attributes:
         calls: what was asked of it: (name of the method, its arguments).
         answer: what `rotate` answers, or raises.
+        marked: what `drain`, `undrain`, `pause` and `resume` answer, or raise.
         past: the history, newest first.
         placed: where rooms are, by name.
+        reported: what `report` answers, or raises.
+        refused: the codes of reports that it was not asked about.
     """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -72,9 +76,14 @@ class FakePool:
         self.step: Step | None = None
         self.calls: list[tuple[str, Mapping[str, Any]]] = []
         self.answer: Rotation | Exception | None = None
+        self.marked: Marked | Exception = Marked(revision=8, changed=True, mark=None, rotation=None)
         self.past: list[Rotation] = []
         self.placed: dict[str, str] = {}
         self.error: Exception | None = None
+        self.reported: Reported | Exception = Reported(
+            status=Standing.VERIFYING, revision=7, active="green"
+        )
+        self.refused: list[str] = []
         self._document: Document | None = document(7, "green")
         self._queues: list[asyncio.Queue[Announce | None]] = []
 
@@ -92,6 +101,9 @@ class FakePool:
     @property
     def revision(self) -> int:
         return 0 if self._document is None else self._document.revision
+
+    def witness(self, server: str, event: str, **told: object) -> None:
+        self.calls.append(("witness", {"server": server, "event": event, **told}))
 
     async def placement(self, room: str) -> Placement | None:
         self.calls.append(("placement", {"room": room}))
@@ -141,6 +153,33 @@ class FakePool:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def report(self, **told: Any) -> Reported:
+        self.calls.append(("report", told))
+        if isinstance(self.reported, Exception):
+            raise self.reported
+        return self.reported
+
+    def report_refused(self, code: str) -> None:
+        self.refused.append(code)
+
+    async def drain(self, server: str, reason: str, **asked: object) -> Marked:
+        return self._mark("drain", server=server, reason=reason, **asked)
+
+    async def undrain(self, server: str, **asked: object) -> Marked:
+        return self._mark("undrain", server=server, **asked)
+
+    async def pause(self, reason: str, **asked: object) -> Marked:
+        return self._mark("pause", reason=reason, **asked)
+
+    async def resume(self, **asked: object) -> Marked:
+        return self._mark("resume", **asked)
+
+    def _mark(self, call: str, **asked: object) -> Marked:
+        self.calls.append((call, asked))
+        if isinstance(self.marked, Exception):
+            raise self.marked
+        return self.marked
 
     async def token(self, *, url: str | None = None, **asked: Any) -> Access:
         self.calls.append(("token", {"url": url, **asked}))

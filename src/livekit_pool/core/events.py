@@ -10,22 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .budget import Usage
 from .document import Cause, Document
 
 __all__ = [
+    "Change",
     "Event",
     "FaultSeen",
     "FaultSource",
     "JoinAnswered",
     "Loaded",
+    "MarkAsked",
     "ProbeOutcome",
     "Probed",
     "RotateAsked",
     "RowsSeen",
+    "SignedSight",
     "StoreSeen",
     "SwapAnswered",
     "SwapFailed",
     "Tick",
+    "UsageSeen",
 ]
 
 
@@ -64,6 +69,15 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignedSight:
+    """What the newest signed probe of a server saw, and when it ``began`` by the store's time."""
+
+    outcome: ProbeOutcome
+    began: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowsSeen:
     """
     The live process rows.
@@ -71,7 +85,8 @@ class RowsSeen:
     Attributes:
         lists: names of the servers that each live process has, in its order.
         health: server -> up, as the process that probes on this machine sees it.
-        elsewhere: the same for each other machine on which a process lives: empty for one whose
+        signed: server -> its newest signed probe, by any process of this machine.
+        elsewhere: server -> up for each other machine on which a process lives: empty for one whose
             processes have said nothing lately.
         participants: connected through all live processes together.
         agreed: whether all live processes have the same list, to the keys.
@@ -79,6 +94,7 @@ class RowsSeen:
 
     lists: tuple[tuple[str, ...], ...]
     health: Mapping[str, bool] = field(default_factory=dict)
+    signed: Mapping[str, SignedSight] = field(default_factory=dict)
     elsewhere: tuple[Mapping[str, bool], ...] = ()
     participants: int = 0
     agreed: bool = True
@@ -94,6 +110,17 @@ class StoreSeen:
     """
 
     ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """
+    The store's clock was set on: now is ``by`` seconds later than the time that has passed says.
+
+    It is never set back: who tells ``now`` lets no moment come twice.
+    """
+
+    by: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +158,7 @@ class FaultSeen:
     Attributes:
         detail: what was seen, for people; never a secret.
         retry_after: seconds after which the server wants to be asked again, if it said so.
+        reports: how many saw it.
     """
 
     server: str
@@ -139,6 +167,14 @@ class FaultSeen:
     source: FaultSource
     detail: str = ""
     retry_after: float | None = None
+    reports: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeen:
+    """What is used of each server, by name, as the ledger and the process rows say now."""
+
+    usage: Mapping[str, Usage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +201,40 @@ class RotateAsked:
     reason: str
     actor: str
     to: str | None = None
+    expected_revision: int | None = None
+    force: bool = False
+    participants: int = 0
+
+
+class Change(StrEnum):
+    """What somebody wants to set, or to undo."""
+
+    DRAIN = "drain"
+    UNDRAIN = "undrain"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkAsked:
+    """
+    Somebody asked for a drain or a pause, or for the end of one.
+
+    Attributes:
+        request: names the answer's addressee; unique among the requests under way.
+        server: the one to drain or undrain; empty for a pause.
+        reason: why; empty for the end of one.
+        expected_revision: refuse a change if the document is at any other.
+        force: drain also the last available server.
+        participants: to be moved, if the active server is drained; 0 to take the number from the
+            process rows.
+    """
+
+    request: str
+    change: Change
+    actor: str
+    server: str = ""
+    reason: str = ""
     expected_revision: int | None = None
     force: bool = False
     participants: int = 0
@@ -201,12 +271,15 @@ class Tick:
 
 Event = (
     Loaded
+    | ClockSet
     | RowsSeen
     | StoreSeen
     | Probed
     | FaultSeen
     | JoinAnswered
+    | UsageSeen
     | RotateAsked
+    | MarkAsked
     | SwapAnswered
     | SwapFailed
     | Tick

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from .document import Cause, ServerRecord
-from .events import Probed, ProbeOutcome
+from .events import Probed, ProbeOutcome, SignedSight
 from .faults import FOLLOWS, KINDS, CoolDown
 
 __all__ = [
@@ -55,6 +55,8 @@ class Settings:
         rotation_interval: least number of seconds between a rotation and an automatic one after
             it; never delays leaving a server that is confirmed down; default 10.
         pace: participants per second that are moved at a rotation; default 200.
+        minutes_share: part of its minutes that is used of a server, before it is left for another
+            ahead of its refusal; default 0.95.
         patience: seconds that a rotation which somebody asked for may wait for a probe or for
             the store before it is refused; default 5.
     """
@@ -66,6 +68,7 @@ class Settings:
     cool_down_max: float = 300.0
     rotation_interval: float = 10.0
     pace: float = 200.0
+    minutes_share: float = 0.95
     patience: float = 5.0
 
 
@@ -95,6 +98,7 @@ class _Sight:
     unauthorized: Evidence | None = None  # that it refuses our key, since the last signed pass
     limited: bool = False  # it refused our own call for a limit, since the last signed pass
     signed: float = -math.inf  # when the newest signed probe that passed began
+    signed_last: float = -math.inf  # when the newest signed probe began
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
     heard_at: float = 0.0
     # The newest observation.
@@ -134,7 +138,8 @@ class HealthBook:
         sight.began = now if event.began is None else event.began
         sight.heard = None
         if event.signed:
-            self._signed(sight, event, now)
+            own = SignedSight(outcome=event.outcome, began=sight.began, detail=event.detail)
+            self._signed(sight, own, now)
         if event.outcome not in KINDS:
             self._answered(sight, now)
         else:
@@ -143,16 +148,19 @@ class HealthBook:
         self._judge()
 
     @staticmethod
-    def _signed(sight: _Sight, event: Probed, now: float) -> None:
-        match event.outcome:
+    def _signed(sight: _Sight, seen: SignedSight, now: float) -> None:
+        if seen.began < sight.signed_last or seen.outcome in KINDS:
+            return
+        sight.signed_last = seen.began
+        match seen.outcome:
             case ProbeOutcome.UNAUTHORIZED:
                 sight.unauthorized = Evidence(
-                    outcome=event.outcome, detail=event.detail, began=sight.began, at=now
+                    outcome=seen.outcome, detail=seen.detail, began=seen.began, at=now
                 )
             case ProbeOutcome.LIMITED:
                 sight.limited = True
             case ProbeOutcome.PASSED:
-                sight.unauthorized, sight.limited, sight.signed = None, False, sight.began
+                sight.unauthorized, sight.limited, sight.signed = None, False, seen.began
 
     def _answered(self, sight: _Sight, now: float) -> None:
         sight.passes, sight.misses = sight.passes + 1, 0
@@ -193,8 +201,20 @@ class HealthBook:
             return ()
         return tuple(name for name in self._sights if self.passed(name))
 
-    def heard(self, health: Mapping[str, bool], now: float) -> None:
-        """Take in what the process that probes on this machine sees (server -> up)."""
+    def heard(
+        self,
+        health: Mapping[str, bool],
+        now: float,
+        signed: Mapping[str, SignedSight] | None = None,
+    ) -> None:
+        """
+        Take in what the process that probes on this machine sees (server -> up).
+
+        Of ``signed`` probes, by whichever process of this machine, the newest counts.
+        """
+        for name, seen in (signed or {}).items():
+            if name in self._sights:
+                self._signed(self._sights[name], seen, now)
         for name, up in health.items():
             sight = self._sights.get(name)
             if sight and (sight.outcome is None or now - sight.at > OWN_LASTS):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from ..core.events import Probed, ProbeOutcome
+from ..core.events import Probed, ProbeOutcome, SignedSight
 from ..core.health import Health
 from ..exceptions import NoAnswer
 from ..servers import Server
@@ -38,6 +38,9 @@ class _Asker(Protocol):
     def stalled(self) -> bool:
         """Whether this process's loop has just been silent."""
 
+    def own_fault(self, what: str, server: str) -> None:
+        """This process, or its machine, is why a probe of ``server`` saw nothing."""
+
     def feed(self, event: Probed) -> None:
         """Take in what was seen."""
 
@@ -48,6 +51,7 @@ class Probing:
 
     Attributes:
         last: the newest probe of each server, as this process made it.
+        signed: the newest signed one of each, as `SignedSight` has it.
         leads: whether this process is the one that probes for its machine.
     """
 
@@ -66,6 +70,7 @@ class Probing:
     ) -> None:
         """``deaf`` says whether this process cannot hear what the leading one sees."""
         self.last: dict[str, ProbeResult] = {}
+        self.signed: dict[str, SignedSight] = {}
         self.leads = False
         self._servers = servers
         self._prober = prober
@@ -77,6 +82,7 @@ class Probing:
         self._may_lead = may_lead
         self._deaf = deaf
         self._passed: dict[str, float] = {}  # server -> when its last passed probe began
+        self._results: dict[tuple[str, bool], ProbeResult] = {}  # the newest of each kind
         self._signed: dict[str, float] = {}  # server -> when its last signed probe began
         self._under_way: dict[tuple[str, bool], asyncio.Task[None]] = {}
 
@@ -124,6 +130,10 @@ class Probing:
         except NoAnswer:
             return {}
 
+    async def is_full(self, server: str, room: str) -> bool | None:
+        """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
+        return await self._prober.is_full(self._servers[server], room)
+
     def probe(self, server: str, *, signed: bool = False) -> asyncio.Task[None]:
         """
         Probe ``server`` at once, unless such a probe of it is under way.
@@ -136,6 +146,11 @@ class Probing:
             probing = self._probe_signed(server) if signed else self._probe(server, signed=False)
             task = self._under_way[server, signed] = self._tasks.spawn(probing)
         return task
+
+    async def look(self, server: str, *, signed: bool = False) -> ProbeResult:
+        """Probe ``server``, or wait for such a probe that is under way; what it saw."""
+        await asyncio.shield(self.probe(server, signed=signed))
+        return self._results[server, signed]
 
     async def _probe_signed(self, server: str) -> None:
         pause = self._signed.get(server, -SIGNED_PAUSE) + SIGNED_PAUSE - time.monotonic()
@@ -151,9 +166,15 @@ class Probing:
         began, began_at = time.monotonic(), self._asker.now()
         ask = self._prober.probe_signed if signed else self._prober.probe
         result = await ask(target)
-        self.last[server] = result
+        self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
+        if signed:
+            self.signed[server] = SignedSight(
+                outcome=result.outcome, began=began_at, detail=result.detail
+            )
+        if result.own and result.outcome is ProbeOutcome.SILENT:
+            self._asker.own_fault(result.own, server)
         self._asker.feed(
             Probed(
                 server=server,

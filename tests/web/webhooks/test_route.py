@@ -118,6 +118,38 @@ async def test_an_event_is_passed_on_with_its_server_and_revision(
     assert refusals(log) == []
 
 
+def witnessed(taking: Taking) -> list[Mapping[str, Any]]:
+    """What the ledger was told."""
+    return [arguments for name, arguments in taking.pool.calls if name == "witness"]
+
+
+async def test_the_ledger_is_told_once(taking: Taking) -> None:
+    for _ in range(3):
+        assert (await taking.post()).is_success
+    assert witnessed(taking) == [
+        {
+            "server": "red",
+            "event": "participant_left",
+            "sid": "PA_one",
+            "joined_ms": 1_800_000_010_250,
+            "created": 1_800_000_070,
+            "kind": "STANDARD",
+        }
+    ]
+
+
+async def test_the_pools_own_verifications_are_counted_and_not_passed_on(
+    passing: tuple[Taking, Receiver],
+) -> None:
+    taking, receiver = passing
+    own = body_of({**LEFT, "id": "EV_own", "room": {"sid": "RM_own", "name": "livekit-pool-probe"}})
+    assert (await taking.post(own)).is_success
+    assert (await taking.post()).is_success
+    await receiver.has(1)
+    assert receiver.ids == ["EV_left"]
+    assert len(witnessed(taking)) == 2
+
+
 async def test_each_server_by_its_key(passing: tuple[Taking, Receiver]) -> None:
     taking, receiver = passing
     for server in (RED, GREEN):
@@ -138,6 +170,7 @@ async def test_several_servers_with_one_key(passing: tuple[Taking, Receiver]) ->
     assert (await taking.post(body, signature(body, BLUE))).is_success
     await receiver.has(4)
     assert [got["server"] for got in receiver.taken] == [None, "cyan", "blue", "cyan"]
+    assert [told["server"] for told in witnessed(taking)] == ["cyan", "blue", "cyan"]
     assert taking.desk.outcomes == {
         Outcome.UNDECIDED: 1,
         Outcome.COUNTED: 3,
@@ -154,6 +187,7 @@ async def test_an_event_of_tomorrow_is_passed_on_and_not_counted(
     await receiver.has(1)
     assert receiver.taken[0]["job"] == {"id": "AJ_1", "n": "9223372036854775807"}
     assert taking.desk.outcomes == {Outcome.UNKNOWN_KIND: 1}
+    assert witnessed(taking) == []
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/json", "multipart/form-data"])
@@ -254,6 +288,7 @@ async def test_what_is_not_signed_by_a_server_is_refused(
     assert "eyJ" not in answer.text
     assert taking.desk.outcomes == {outcome: 1}
     assert refusals(log) == [{"why": str(outcome), "count": 1}]
+    assert witnessed(taking) == []
     # The same body with its true signature is not a replay.
     assert (await taking.post()).is_success
     await receiver.has(1)

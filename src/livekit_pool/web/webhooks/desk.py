@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from ... import observe
 from ...tokens import LEEWAY, Claims, KeyPair
+from ...upstream.join_probe import ROOM
 from ..rarely import Rarely
 from .event import KNOWN_KINDS, Event, parsed
 from .signer import Signer
@@ -175,7 +176,18 @@ class Desk:
         elif event.kind not in KNOWN_KINDS:
             self.count(Outcome.UNKNOWN_KIND)
         else:
+            self._pool.witness(
+                server,
+                event.kind,
+                sid=event.participant_sid,
+                joined_ms=event.joined_ms,
+                created=event.created_at,
+                kind=event.participant_kind,
+            )
             self.count(Outcome.COUNTED)
+        if event.room == ROOM:  # this pool's own, when it verifies: no application knows it
+            done()
+            return
         body = event.passed_on(server=server, revision=self._pool.revision)
         self.stream.put(event.sequence, body, done)
 
