@@ -15,6 +15,9 @@ from typing import Final
 __all__ = [
     "HEALTH",
     "READY",
+    "REPORTS_DISMISSED",
+    "REPORTS_REFUSED",
+    "REPORTS_VERIFIED",
     "RESTORED",
     "ROTATED",
     "STALLED",
@@ -30,6 +33,9 @@ __all__ = [
 ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
+REPORTS_DISMISSED: Final = "Clients' reports dismissed"
+REPORTS_REFUSED: Final = "Clients' reports refused"
+REPORTS_VERIFIED: Final = "Clients' reports verified"
 STALLED: Final = "Own event loop stalled"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"

@@ -143,6 +143,7 @@ class FaultSeen:
     Attributes:
         detail: what was seen, for people; never a secret.
         retry_after: seconds after which the server wants to be asked again, if it said so.
+        reports: how many saw it.
     """
 
     server: str
@@ -151,6 +152,7 @@ class FaultSeen:
     source: FaultSource
     detail: str = ""
     retry_after: float | None = None
+    reports: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,6 +176,7 @@ def open_session(
     keep: bool = True,
     context: ssl.SSLContext | None = None,
     trace: aiohttp.TraceConfig | None = None,
+    middleware: aiohttp.ClientMiddlewareType | None = None,
 ) -> aiohttp.ClientSession:
     """
     Open a session for requests to servers, inside a running loop.
@@ -186,6 +187,7 @@ def open_session(
         keep: keep idle connections; False makes every request connect anew.
         context: how TLS is verified; by default against the system's certificate authorities.
         trace: told about connections.
+        middleware: stands between a request and its answer.
     """
     asyncio.get_running_loop()  # a session made outside of one would bind to the wrong loop
     connector = aiohttp.TCPConnector(
@@ -201,4 +203,5 @@ def open_session(
         trust_env=False,
         skip_auto_headers=("Accept-Encoding", "Accept", "User-Agent"),
         trace_configs=[trace] if trace else None,
+        middlewares=(middleware,) if middleware else (),
     )
