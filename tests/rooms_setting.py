@@ -40,6 +40,7 @@ class FakeDriver:
         answers_in: seconds that the servers take to say so.
         asked: how often they were asked.
         stalled: this process was silent: what it remembers may be old.
+        takes_rooms: False while the active server is drained.
     """
 
     def __init__(self, store: MemoryStore, process: str) -> None:
@@ -54,6 +55,7 @@ class FakeDriver:
         self.answers_in = 0.0
         self.asked = 0
         self.stalled = False
+        self.takes_rooms = True
         self.machine = FakeMachine()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict

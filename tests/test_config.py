@@ -140,6 +140,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "fall": ("5", 5),
     "cool_down_first": ("1", 1.0),
     "cool_down_limit_first": ("20", 20.0),
+    "minutes_share": ("0.9", 0.9),
     "cool_down_max": ("60", 60.0),
     "rotation_interval": ("1", 1.0),
     "pace": ("50", 50.0),

@@ -430,6 +430,15 @@ async def test_a_repeated_join_may_tell_more_than_the_first(world: World) -> Non
     assert [fault.kind for fault in world.faults] == [Cause.QUOTA]
 
 
+@turned
+async def test_a_call_that_fails_shows_nobody_down_who_lets_people_in(world: World) -> None:
+    world.signed = deque([FAILED])
+    await world.report()
+    await world.verified()
+    assert not world.faults
+    assert len(world.joins) == 1
+
+
 @pytest.mark.parametrize("seen", [refusal(400), refusal(404), refusal(302)])
 def test_what_our_own_request_is_to_blame_for_says_nothing(seen: JoinResult) -> None:
     @turned
@@ -564,14 +573,19 @@ async def test_several_who_are_believed_shorten_the_pause_of_their_address(world
 
 @turned
 async def test_who_was_right_is_believed_again(world: World) -> None:
-    await world.report()
-    await world.verified()
-    await asyncio.sleep(60.0)
+    for _ in range(3):
+        assert await world.report() is VERIFYING
+        await world.verified()
+        await asyncio.sleep(25.0)
+    assert await world.report() is VERIFYING
+    await world.verified()  # alice's pause is 40 s now
+    await asyncio.sleep(6.0)
     world.joining = deque([refusal(429, "quota exceeded")])
-    await world.report()
+    assert await world.report() is DISMISSED
+    assert await world.report("bob", "192.0.2.2") is VERIFYING
+    assert await world.report() is VERIFYING
     await world.verified()
     world.rotate("green")
-    world.joining = deque([join(PASSED)])
     assert await world.report(server="green", revision=2) is VERIFYING
 
 
@@ -599,18 +613,28 @@ async def test_six_reports_a_minute_are_heard_of_one_reporter(world: World) -> N
 
 
 @turned
-async def test_sixty_a_minute_from_one_address_may_make_the_store_be_read(world: World) -> None:
-    for number in range(60):
+async def test_twelve_hundred_reports_a_minute_are_heard_of_one_address(world: World) -> None:
+    for number in range(1200):
+        await world.report(f"p{number}")
+    with pytest.raises(TooManyReports) as refused:
+        await world.report("p1200")
+    assert refused.value.retry_after == pytest.approx(0.05)
+    assert await world.report("p1201", "192.0.2.2") is VERIFYING
+
+
+@turned
+async def test_twenty_a_minute_may_make_the_store_be_read(world: World) -> None:
+    """By a revision that anybody may make up; and each reading may cost money."""
+    for number in range(20):
         with pytest.raises(RevisionConflict):
-            await world.report(f"p{number}", revision=9)
-    with pytest.raises(TooManyReports):
-        await world.report("p60", revision=9)
-    assert world.store_reads == 60
-    with pytest.raises(RevisionConflict):
-        await world.report("p61", "192.0.2.2", revision=9)
-    # Late ones cost nothing, and are answered all the same.
+            await world.report(f"p{number}", f"192.0.2.{number}", revision=9)
+    with pytest.raises(TooManyReports) as refused:
+        await world.report("p20", revision=9)
+    assert refused.value.retry_after == pytest.approx(3.0)
+    assert world.store_reads == 20
+    # Others are answered all the same.
     world.rotate("green")
-    assert await world.report("p62", revision=1) is HANDLED
+    assert await world.report("p21", revision=1) is HANDLED
 
 
 # ---- what is told of it -----------------------------------------------------------------------
@@ -630,11 +654,35 @@ def test_refusals_are_counted_and_the_log_is_told_each_minute(
         assert world.reports.counts == {"unknown_server": 150}
 
     test()
-    told = [record for record in caplog.records if record.msg == "Clients' reports refused"]
-    fields = [record.fields for record in told]  # type: ignore[attr-defined]
-    assert fields == [
+    assert told(caplog, "Clients' reports refused") == [
         {"code": "unknown_server", "reports": 1},
         {"code": "unknown_server", "reports": 60},
         {"code": "unknown_server", "reports": 60},
     ]
     assert "secret" not in caplog.text
+
+
+def test_the_log_is_told_of_each_verification(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="livekit_pool")
+
+    @turned
+    async def test(world: World) -> None:
+        for number in range(3):
+            await world.report(f"p{number}", "192.0.2.1")
+        await world.verified()
+        await asyncio.sleep(10.0)
+        world.joining = deque([refusal(429, "quota exceeded")])
+        for number in range(4):
+            await world.report(f"q{number}", "192.0.2.2")
+        await world.verified()
+
+    test()
+    assert told(caplog, "Clients' reports dismissed") == [{"server": "red", "reports": 3}]
+    assert told(caplog, "Clients' reports verified") == [
+        {"server": "red", "cause": "quota", "detail": "join failed: quota", "reports": 4}
+    ]
+
+
+def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """The fields of each line about ``event``."""
+    return [dict(vars(record)["fields"]) for record in caplog.records if record.msg == event]

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from livekit_pool.exceptions import StoreUnavailable
+import pytest
+
+from livekit_pool.exceptions import NoServer, StoreUnavailable
 from livekit_pool.stores.base import Placement, Settling, Stale
 from livekit_pool.stores.memory import MemoryStore
 from tests.rooms_setting import FakeSession, Setting, scene
@@ -25,6 +27,19 @@ async def test_a_new_room_is_placed_on_the_active_server(pool: Setting) -> None:
 async def test_a_join_goes_where_the_placement_says(pool: Setting) -> None:
     await pool.store.place("standup", "blue", 1)
     assert (await pool.b.join("standup")).server == "blue"
+
+
+@scene()
+async def test_nothing_new_is_placed_on_a_drained_server(pool: Setting) -> None:
+    await pool.a.join_settled("standup")
+    await pool.store.place("retro", "red", 1)
+    for process in (pool.a, pool.b):
+        process.driver.takes_rooms = False
+        assert (await process.join("standup")).server == "red"
+        assert (await process.join("retro")).server == "red"
+        with pytest.raises(NoServer, match="red is drained, and no other is available"):
+            await process.rooms.resolve("new")
+    assert await pool.store.placement("new") is None
 
 
 class UnheardStore(MemoryStore):

@@ -11,18 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .core.document import Cause, Rotation
+    from .core.document import Cause, Mark, Rotation
     from .exceptions import PoolError
-    from .pool import Access, Pool
+    from .pool import Access, Marked, Pool
     from .servers import Server
 
 __version__ = "0.1.0"
 
-__all__ = ["Access", "Cause", "Pool", "PoolError", "Rotation", "Server", "__version__"]
+__all__ = [
+    "Access",
+    "Cause",
+    "Mark",
+    "Marked",
+    "Pool",
+    "PoolError",
+    "Rotation",
+    "Server",
+    "__version__",
+]
 
 _HOMES = {
     "Access": "pool",
     "Cause": "core.document",
+    "Mark": "core.document",
+    "Marked": "pool",
     "Pool": "pool",
     "PoolError": "exceptions",
     "Rotation": "core.document",

@@ -121,7 +121,7 @@ class RevisionConflict(RotationRefused):
 
 
 class NoServer(RotationRefused):
-    """There is no server to rotate to."""
+    """There is no server to rotate to, or to place a new room on."""
 
     code = "no_server"
 

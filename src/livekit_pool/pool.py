@@ -17,18 +17,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from . import config, observe, tokens
 from .core.actions import Announce, Step
-from .core.document import Cause, Document, Rotation
-from .core.events import FaultSource
+from .core.document import Cause, Document, Mark, Rotation
+from .core.events import Change, FaultSource
 from .core.faults import Surface, classify
 from .core.health import Settings as MachineSettings
 from .driver import Driver
 from .driver.raised import Raised
 from .driver.reports import Report, Reported
 from .exceptions import PoolError
+from .metering import Metering
 from .rooms import Rooms
 from .servers import Server
 from .status import status
@@ -36,7 +37,7 @@ from .stores import store_from_url
 from .stores.base import Placement
 from .upstream.probe import Prober
 
-__all__ = ["Access", "Pool"]
+__all__ = ["Access", "Marked", "Pool"]
 
 _LISTENER_QUEUE: Final = 256
 
@@ -53,6 +54,24 @@ class Access:
     token: str = field(repr=False)
     server: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """
+    What came of a drain or a pause, or of the end of one.
+
+    Attributes:
+        revision: of the document in which it is so.
+        changed: whether it was not so before.
+        mark: who set the drain or pause, since when and why; None where there is none any more.
+        rotation: the one that it took, because the active server was drained; else None.
+    """
+
+    revision: int
+    changed: bool
+    mark: Mark | None
+    rotation: Rotation | None
 
 
 class Pool:
@@ -78,6 +97,7 @@ class Pool:
         self._stack = AsyncExitStack()
         self._driver: Driver | None = None
         self._rooms: Rooms | None = None
+        self._metering: Metering | None = None
 
     @classmethod
     def from_env(cls, **overrides: object) -> Self:
@@ -91,7 +111,9 @@ class Pool:
             store = await stack.enter_async_context(
                 store_from_url(settings.store, names=tuple(self.servers))
             )
-            prober = await stack.enter_async_context(Prober(timeout=settings.probe_timeout))
+            prober = await stack.enter_async_context(
+                Prober(timeout=settings.probe_timeout, witness=self._saw_probe)
+            )
             driver = Driver(
                 settings.servers,
                 store,
@@ -104,6 +126,7 @@ class Pool:
                     cool_down_max=settings.cool_down_max,
                     rotation_interval=settings.rotation_interval,
                     pace=settings.pace,
+                    minutes_share=settings.minutes_share,
                 ),
                 host=settings.machine or socket.gethostname(),
                 probe_interval=settings.probe_interval,
@@ -111,8 +134,11 @@ class Pool:
                 may_probe=self._may_probe,
             )
             self._rooms = Rooms(driver)
+            self._metering = Metering(driver, prober, self._rooms.occupied)
             self._driver = await stack.enter_async_context(driver)
+            stack.push_async_callback(self._metering.aclose)
             self._rooms.start()
+            self._metering.start()
             self._stack = stack.pop_all()
         observe.event(
             observe.READY,
@@ -122,6 +148,11 @@ class Pool:
             store=store.url,
         )
         return self
+
+    def _saw_probe(self, server: str, *, sid: str, joined: float, at: float) -> None:
+        """A join of our own costs minutes as anybody's does."""
+        if self._metering is not None:
+            self._metering.witness(server, sid=sid, joined=joined, at=at)
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -145,6 +176,13 @@ class Pool:
         if self._rooms is None:
             raise PoolError("the pool is not started: use `async with`")
         return self._rooms
+
+    @property
+    def metering(self) -> Metering:
+        """The minutes of the pool, as this process counts them."""
+        if self._metering is None:
+            raise PoolError("the pool is not started: use `async with`")
+        return self._metering
 
     # -- state --
 
@@ -199,6 +237,10 @@ class Pool:
     def joinable(self, server: str) -> bool:
         """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
         return self.driver.joinable(server)
+
+    def is_full(self, server: str) -> bool:
+        """Whether ``server`` has as many participants as it may have."""
+        return self.metering.is_full(server)
 
     def retry_after(self) -> int:
         """Seconds that a caller should wait who found no server, for ``Retry-After``."""
@@ -289,6 +331,76 @@ class Pool:
             to=to,
             expected_revision=expected_revision,
             force=force,
+        )
+
+    async def drain(
+        self,
+        server: str,
+        reason: str,
+        *,
+        actor: str = "library",
+        expected_revision: int | None = None,
+        force: bool = False,
+    ) -> Marked:
+        """
+        Take ``server`` out: nothing new is sent to it, until `undrain`.
+
+        If it is the active server, the pool rotates away from it in the same change. Nothing
+        changes if it is drained already.
+
+        Args:
+            expected_revision: change something only if the document is at this revision.
+            force: also the last available server. Where that is the active one it stays so:
+                rooms that are live stay there, new ones are refused. The pool rotates away from it
+                as soon as another server is available.
+
+        Raises:
+            RotationRefused: it is not done; carries the current revision.
+            UnknownServer: no server is called ``server``.
+            StoreUnavailable: the store did not answer.
+        """
+        return await self._mark(
+            Change.DRAIN,
+            actor=actor,
+            server=server,
+            reason=reason,
+            expected_revision=expected_revision,
+            force=force,
+        )
+
+    async def undrain(
+        self, server: str, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """Let ``server`` be chosen again, whoever drained it. Raises as `drain` does."""
+        return await self._mark(
+            Change.UNDRAIN, actor=actor, server=server, expected_revision=expected_revision
+        )
+
+    async def pause(
+        self, reason: str, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """
+        Stop automatic rotation, until `resume`; what a person asks for works all the same.
+
+        Raises as `drain` does.
+        """
+        return await self._mark(
+            Change.PAUSE, actor=actor, reason=reason, expected_revision=expected_revision
+        )
+
+    async def resume(
+        self, *, actor: str = "library", expected_revision: int | None = None
+    ) -> Marked:
+        """Let the pool rotate by itself again, whoever paused it. Raises as `drain` does."""
+        return await self._mark(Change.RESUME, actor=actor, expected_revision=expected_revision)
+
+    async def _mark(self, change: Change, **asked: Any) -> Marked:
+        answer = await self.driver.mark(change, **asked)
+        return Marked(
+            revision=answer.revision,
+            changed=answer.changed,
+            mark=answer.mark,
+            rotation=answer.rotation,
         )
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:
@@ -383,14 +495,48 @@ class Pool:
         """
         self.driver.fault(server, kind, source, detail, revision, retry_after=retry_after)
 
+    def own_fault(self, what: str, server: str) -> None:
+        """This process is why ``server`` could not be asked: it is not blamed."""
+        self.driver.own_fault(what, server)
+
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""
         self.driver.join_answered(server)
 
+    def witness(
+        self,
+        server: str,
+        event: str,
+        *,
+        sid: str,
+        joined_ms: int,
+        created: float,
+        kind: str = "STANDARD",
+    ) -> None:
+        """
+        A webhook of ``server`` told of a participant: evidence for the ledger of minutes.
+
+        In any order, and repeated; of an unknown server, or without a participant, it is nothing.
+
+        Args:
+            event: LiveKit's name of the event, such as ``participant_left``.
+            sid: the participant's, empty if the event is about none.
+            joined_ms: its ``joinedAtMs``, by the server's clock; 0 if unsaid.
+            created: the event's ``createdAt``, in seconds since the epoch by the same clock.
+            kind: name of the participant's kind (protocol: ParticipantInfo.Kind).
+        """
+        # Whatever happens to a participant shows that it was there. ``room_finished`` names nobody.
+        if sid and created > 0 and event.startswith(("participant_", "track_")):
+            self.metering.witness(server, sid=sid, joined=joined_ms / 1000, at=created, kind=kind)
+
     # -- where rooms are --
 
     async def place(self, room: str) -> Placement:
-        """The placement of ``room``, made if it has none, moved if that is due."""
+        """
+        The placement of ``room``, made if it has none, moved if that is due.
+
+        Raises `NoServer` if it has none, and the active server, being drained, gets no new rooms.
+        """
         return await self.rooms.resolve(room)
 
     async def placement(self, room: str) -> Placement | None:
@@ -430,4 +576,4 @@ class Pool:
 
         While the store is away, over those that were living when it was read last.
         """
-        return await status(self.driver)
+        return await status(self.driver, self.metering)

@@ -7,17 +7,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from .core import budget
+from .core.budget import Usage
 from .core.document import Mark
 from .core.health import Health
 from .core.stored import rfc3339
 from .driver import Driver
 from .exceptions import StoreError
+from .metering import Metering
 from .stores.base import ProcessRow
 
 __all__ = ["status"]
 
 
-async def status(driver: Driver) -> dict[str, object]:
+async def status(driver: Driver, metering: Metering) -> dict[str, object]:
     """
     The answer of ``GET /pool/status``.
 
@@ -45,7 +48,11 @@ async def status(driver: Driver) -> dict[str, object]:
         },
         "lists_differ": len({row.fingerprint for row in rows}) > 1,
         "processes": [_process(row, driver) for row in rows],
-        "servers": [_server(name, driver, rows, rooms.get(name, 0)) for name in names],
+        "servers": [
+            _server(name, driver, rows, rooms.get(name, 0))
+            | _minutes(name, driver, metering.usage(name, rows))
+            for name in names
+        ],
     }
 
 
@@ -75,6 +82,7 @@ def _process(row: ProcessRow, driver: Driver) -> dict[str, object]:
         "fingerprint": row.fingerprint,
         "same_list": row.fingerprint == driver.fingerprint,
         "probing": row.probing,
+        "revision": row.revision,
         "participants": sum(row.sessions.values()),
     }
 
@@ -97,9 +105,24 @@ def _server(name: str, driver: Driver, rows: Sequence[ProcessRow], rooms: int) -
         "drained": _mark(record.drained),
         "rooms": rooms,
         "participants": sum(row.sessions.get(name, 0) for row in rows),
-        "minutes_used": None,
-        "minutes_left": None,
         "last_probe": probe,
+    }
+
+
+def _minutes(name: str, driver: Driver, usage: Usage) -> dict[str, object]:
+    """Minutes of participants; all null of a server that this process does not have."""
+    keys = ("minutes_used", "minutes_left", "minutes_budget", "minutes_reset", "burn_rate")
+    if name not in driver.servers:
+        return dict.fromkeys((*keys, "runs_out"))
+    now, limits = driver.now(), driver.machine.limits[name]
+    left, runs_out = budget.left(usage, limits, now), budget.runs_out(usage, limits, now)
+    return {
+        "minutes_used": round(usage.used, 2),
+        "minutes_left": None if left is None else round(left, 2),
+        "minutes_budget": limits.minutes,
+        "minutes_reset": None if usage.ends is None else rfc3339(usage.ends),
+        "burn_rate": float(usage.participants),
+        "runs_out": None if runs_out is None else rfc3339(runs_out),
     }
 
 

@@ -25,8 +25,12 @@ def server(name: str, **fields: Any) -> dict[str, Any]:
         "drained": None,
         "rooms": 0,
         "participants": 0,
-        "minutes_used": None,
+        "minutes_used": 0.0,
         "minutes_left": None,
+        "minutes_budget": None,
+        "minutes_reset": None,
+        "burn_rate": 0.0,
+        "runs_out": None,
         "last_probe": None,
         **fields,
     }
@@ -43,6 +47,7 @@ def process(name: str, *servers: str, **fields: Any) -> dict[str, Any]:
         "fingerprint": "0" * 32,
         "same_list": True,
         "probing": False,
+        "revision": 7,
         "participants": 0,
         **fields,
     }
@@ -79,6 +84,7 @@ class ScriptedPool:
 
     Attributes:
         answers: (method, path without query) -> (HTTP status, JSON, or bytes as they are).
+        first: the same, with lists of what is answered before that, once each.
         asked: method, path with query and body of each request that showed an admin's token.
         refused: how many requests did not.
     """
@@ -87,6 +93,7 @@ class ScriptedPool:
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/pool/status"): (200, status())
         }
+        self.first: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.asked: list[tuple[str, str, Any]] = []
         self.actors: list[str] = []
         self.refused = 0
@@ -135,7 +142,9 @@ class ScriptedPool:
                     pool.refused += 1
                 pool.actors.append(claims.identity)
                 pool.asked.append((self.command, self.path, body))
-                code, answer = pool.answers[self.command, self.path.partition("?")[0]]
+                route = self.command, self.path.partition("?")[0]
+                first = pool.first.get(route)
+                code, answer = first.pop(0) if first else pool.answers[route]
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(data)))

@@ -59,10 +59,12 @@ def test_extra_columns_only_where_there_is_something() -> None:
     table = status_table(status(server("red", role="active"), drained)).plain()
     assert "DRAINED" in table
     assert "by ann: update" in table
-    metered = server("red", role="active", minutes_used=410.5, minutes_left=89.5)
+    metered = server("red", role="active", minutes_used=410.53, minutes_budget=500.0)
     table = status_table(status(metered)).plain()
     assert "MINUTES" in table
-    assert "410.5 of 500" in table
+    assert "410.5 of 500 " in table
+    table = status_table(status(metered | {"runs_out": in_seconds(65.4)})).plain()
+    assert "410.5 of 500, out in 1 min 5 s " in table
 
 
 @pytest.mark.parametrize(

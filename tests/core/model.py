@@ -13,11 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from livekit_pool.core.actions import Probe
 from livekit_pool.core.agreement import Finding, compare
-from livekit_pool.core.document import Cause, Mark, rotated
+from livekit_pool.core.document import Cause, Mark, drained, paused, resumed, rotated, undrained
 from livekit_pool.core.events import (
+    Change,
     FaultSeen,
     FaultSource,
     JoinAnswered,
+    MarkAsked,
     ProbeOutcome,
     RotateAsked,
     SwapFailed,
@@ -27,7 +29,7 @@ from livekit_pool.core.faults import REFUSALS
 from livekit_pool.core.health import Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import NAMES
-from tests.core.world import SETTINGS, Truth, World, identity
+from tests.core.world import SETTINGS, Process, Truth, World, identity
 
 _KINDS = {Truth.HUNG: Cause.TIMEOUT, Truth.FULL: Cause.RATE_LIMIT}
 
@@ -246,9 +248,39 @@ class PoolModel(RuleBasedStateMachine, World):
             expected_revision=process.document.revision if expected else None,
             force=force,
         )
+        self.ask(process, asked)
+
+    def ask(self, process: Process, asked: RotateAsked | MarkAsked) -> None:
         process.asked.add(asked.request)
         self.requests[asked.request] = (process.document.active_since, asked)
         self.feed(process, asked)
+
+    @rule(
+        number=numbers,
+        change=st.sampled_from(Change),
+        server=st.none() | st.sampled_from(NAMES),
+        expected=st.sampled_from([False, False, True]),
+        force=st.booleans(),
+    )
+    def mark_is_asked(
+        self, number: int, change: Change, server: str | None, expected: bool, force: bool
+    ) -> None:
+        process = self.processes[number]
+        document = process.document
+        request = f"r{len(self.requests)}"
+        of_pool = change in (Change.PAUSE, Change.RESUME)
+        self.ask(
+            process,
+            MarkAsked(
+                request=request,
+                change=change,
+                actor=request,  # tells whose a mark is, and a rotation
+                server="" if of_pool else server or document.active_server,
+                reason="because",
+                expected_revision=document.revision if expected else None,
+                force=force,
+            ),
+        )
 
     @rule(pick=picks)
     def somebody_rotates_there_and_back(self, pick: int) -> None:
@@ -256,8 +288,9 @@ class PoolModel(RuleBasedStateMachine, World):
         home = self.document.active_server
         others = [server for server in NAMES if server != home]
         for to in (others[pick % 2], home):
+            before = undrained(self.document, server=to)  # by force, if need be
             document, rotation = rotated(
-                self.document,
+                replace(before, revision=self.document.revision),
                 to=to,
                 names=NAMES,
                 cause=Cause.MANUAL,
@@ -271,17 +304,19 @@ class PoolModel(RuleBasedStateMachine, World):
     def somebody_drains(self, server: str) -> None:
         """Another server than the active one: a revision that makes no fault late."""
         if server != self.document.active_server:
-            record = self.document.record(server)
-            drained = None if record.drained else Mark(by="operator", since=self.now, reason="")
-            servers = {**self.document.servers, server: replace(record, drained=drained)}
-            revision = self.document.revision + 1
-            self.write(replace(self.document, revision=revision, servers=servers), None)
+            mark = Mark(by="operator", since=self.now, reason="")
+            if self.document.record(server).drained is None:
+                self.write(drained(self.document, server=server, mark=mark), None)
+            else:
+                self.write(undrained(self.document, server=server), None)
 
     @rule()
     def somebody_pauses(self) -> None:
-        paused = None if self.document.paused else Mark(by="operator", since=self.now, reason="")
-        revision = self.document.revision + 1
-        self.write(replace(self.document, revision=revision, paused=paused), None)
+        mark = Mark(by="operator", since=self.now, reason="")
+        if self.document.paused is None:
+            self.write(paused(self.document, mark=mark), None)
+        else:
+            self.write(resumed(self.document), None)
 
     @rule(index=st.integers(0, 3))
     def foreign_client_rotates(self, index: int) -> None:
@@ -406,6 +441,9 @@ class PoolModel(RuleBasedStateMachine, World):
             assert not (failing and answers and self.targets(process)), "joins fail unheard"
             limited = self.now < process.limited_until
             assert not (limited and self.targets(process)), "a refusal was dropped"
+        out = self.document.record(self.document.active_server).drained is not None
+        for process in self.processes:
+            assert not (out and self.targets(process)), "a drained server stayed the active one"
         assert self.stored is not None, "what the store lost was not brought back"
         for process in self.processes:
             assert compare(self.stored, process.document) is Finding.SAME, "they do not agree"

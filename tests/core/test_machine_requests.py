@@ -38,11 +38,15 @@ def test_a_rotation_by_hand_is_answered_when_it_is_written() -> None:
     swap = swap_of(pool.feed(ask()))
     assert swap.rotation is not None
     assert (swap.rotation.cause, swap.rotation.to) == (Cause.MANUAL, "green")
-    assert pool.won(swap)[-1] == Answered(request="r1", revision=2, rotation=swap.rotation)
+    assert pool.won(swap)[-1] == Answered(
+        request="r1", revision=2, rotation=swap.rotation, changed=True
+    )
 
 
 def test_a_rotation_to_the_active_server_is_answered_at_once() -> None:
-    assert Pool().feed(ask(to="red")) == [Answered(request="r1", revision=1, rotation=None)]
+    assert Pool().feed(ask(to="red")) == [
+        Answered(request="r1", revision=1, rotation=None, changed=False)
+    ]
 
 
 def test_without_a_document_nobody_can_be_served() -> None:
@@ -80,7 +84,7 @@ def test_a_named_rotation_that_somebody_else_did_is_answered() -> None:
     pool = Pool()
     swap = swap_of(pool.feed(ask(to="blue")))
     assert pool.lost(swap, moved(pool.document, "blue"))[-1] == Answered(
-        request="r1", revision=2, rotation=None
+        request="r1", revision=2, rotation=None, changed=False
     )
 
 
@@ -98,7 +102,7 @@ def test_an_answer_that_was_lost_shows_in_the_document() -> None:
     pool.feed(SwapFailed(operation=swap.operation))
     after = drained(swap.document, "blue")
     assert pool.feed(Loaded(document=after))[-1] == Answered(
-        request="r1", revision=2, rotation=swap.rotation
+        request="r1", revision=2, rotation=swap.rotation, changed=True
     )
 
 

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 
-from livekit_pool.core import agreement, decisions, machine, stepping
+from livekit_pool.core import agreement, decisions, machine, requests, stepping
 from livekit_pool.core.actions import Swap
 from livekit_pool.core.agreement import Finding, Losses
 from livekit_pool.core.choice import Candidate, in_turn
-from livekit_pool.core.document import Document, rotated
+from livekit_pool.core.document import Document, rotated, undrained
+from livekit_pool.core.document import drained as document_drained
 from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.core.health import Health, HealthBook
 from livekit_pool.core.machine import PoolMachine
@@ -121,7 +122,7 @@ def test_without_monotonicity_old_news_is_announced(monkeypatch: pytest.MonkeyPa
         return Finding.SAME if found in (None, held) else Finding.NEWER
 
     monkeypatch.setattr(agreement, "compare", always_newer)
-    broken("old news|was not brought back")
+    broken("old news|was not brought back", "somebody_rotates_there_and_back", *NEWS)
 
 
 def test_without_the_decision_a_refusal_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,13 @@ def test_without_memory_a_drain_elsewhere_drops_failed_joins(
                 self._faults = PendingFaults()
 
     monkeypatch.setattr(PoolModel, "make", Forgetful)
-    broken("joins fail unheard|a refusal was dropped")
+    broken(
+        "joins fail unheard|a refusal was dropped",
+        "active_fails_around_a_drain",
+        "joins_fail",
+        "faults_arrive",
+        *NEWS,
+    )
 
 
 def test_without_memory_a_drain_elsewhere_drops_a_failed_probe(
@@ -228,6 +235,70 @@ def test_without_the_look_at_pause_it_rotates(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(machine, "decide", unpaused)
     broken("an automatic rotation while paused")
+
+
+# --- drain and pause -----------------------------------------------------------------------
+
+MARKS = ("mark_is_asked", "somebody_drains", "somebody_pauses", "swap_goes_on", "everybody_reads")
+
+
+def test_without_the_filter_a_drained_server_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = property(lambda candidate: not candidate.misconfigured)
+    monkeypatch.setattr(Candidate, "_fit", fit)
+    broken("a drained server was chosen")
+
+
+def test_a_drain_that_counts_as_a_rotation_makes_faults_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drained(document: Document, **fields: Any) -> Document:
+        after = document_drained(document, **fields)
+        return replace(after, active_since=after.revision)
+
+    monkeypatch.setattr(requests, "drained", drained)
+    broken("a fault is late for nothing", *MARKS)
+
+
+def test_a_pool_that_undoes_what_was_set_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drained server that answers well came back into service: Scalelite's issue 233."""
+
+    def eager(situation: Situation) -> decisions.Decision:
+        decision = decisions.decide(situation)
+        for name in situation.names:
+            drained = situation.document.record(name).drained is not None
+            if decision.document is None and drained and situation.health.passed(name):
+                return decisions.Decision(document=undrained(situation.document, server=name))
+        return decision
+
+    monkeypatch.setattr(machine, "decide", eager)
+    broken("a mark was changed though nobody asked for it", *MARKS)
+
+
+def test_without_a_decision_a_drained_server_stays_the_active_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = tuple(step for step in decisions._STEPS if step is not decisions._leave_drained)
+    monkeypatch.setattr(decisions, "_STEPS", steps)
+    broken("a drained server stayed the active one", "fails", "recovers", *MARKS)
+
+
+def test_without_its_rotation_a_drain_leaves_the_active_server_active(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def alone(event: Any, mark: Any, to: str, situation: Situation) -> requests.Go:
+        return requests.Go(
+            document_drained(situation.document, server=event.server, mark=mark), None
+        )
+
+    monkeypatch.setattr(requests, "_drain_active", alone)
+    broken("the active server was drained and not left", *MARKS)
+
+
+def test_without_the_look_at_what_is_set_a_mark_is_set_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests, "mark_of", lambda event, document: None)
+    broken("a mark was set over another one", *MARKS)
 
 
 # --- the store lost data -------------------------------------------------------------------
@@ -322,4 +393,4 @@ def test_without_an_end_a_step_outlasts_the_return_of_the_store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Stepping, "_end", lambda self, document: ())
-    broken("a step outlasted the store's return")
+    broken("a step outlasted the store's return", STEP, *NEWS)

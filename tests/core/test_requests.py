@@ -60,6 +60,7 @@ def test_it_goes_to_the_next_available_server() -> None:
     answer = verdict(asked(participants=400), here(book({**ALL_WELL, "green": REFUSED})))
     assert isinstance(answer, Go)
     rotation = answer.rotation
+    assert rotation is not None
     assert (rotation.from_, rotation.to, rotation.cause) == ("red", "blue", Cause.MANUAL)
     assert (rotation.reason, rotation.actor, rotation.window) == ("because", "ann", 2.0)
 
@@ -96,7 +97,7 @@ def test_without_a_name_it_does_not_go_to_a_cooling_server() -> None:
 def test_unseen_servers_are_probed_first() -> None:
     answer = verdict(asked(), here(book({"red": PASSED})))
     assert isinstance(answer, Wait)
-    assert (answer.probe, answer.otherwise.code) == (("green", "blue"), "no_server")
+    assert (answer.probe, code(answer.otherwise)) == (("green", "blue"), "no_server")
 
 
 def test_to_the_active_server_there_is_nothing_to_do() -> None:
@@ -130,7 +131,7 @@ def test_an_obstacle_takes_force(obstacle: str) -> None:
     assert f"blue is {obstacle}" in answer.message
     forced = verdict(asked("blue", force=True), there)
     assert isinstance(forced, Go)
-    assert forced.rotation.to == "blue"
+    assert forced.document.active_server == "blue"
 
 
 @pytest.mark.parametrize("seen", [{}, {"blue": SILENT}])
@@ -138,7 +139,18 @@ def test_a_server_that_did_not_pass_its_last_probe_is_probed_first(seen: dict[st
     health = book({"blue": SILENT} if seen else {})
     answer = verdict(asked("blue"), here(health))
     assert isinstance(answer, Wait)
-    assert (answer.probe, answer.otherwise.code) == (("blue",), "server_not_eligible")
+    assert (answer.probe, code(answer.otherwise)) == (("blue",), "server_not_eligible")
+
+
+def test_a_rotation_by_force_to_a_drained_server_ends_its_drain() -> None:
+    shared = replace(
+        document(),
+        servers={"blue": ServerRecord(drained=MARK), "green": ServerRecord(drained=MARK)},
+    )
+    answer = verdict(asked("blue", force=True), situation(shared, book(ALL_WELL)))
+    assert isinstance(answer, Go)
+    assert answer.document.record("blue").drained is None
+    assert answer.document.record("green").drained == MARK
 
 
 def test_another_revision_than_expected_is_a_conflict() -> None:

@@ -24,13 +24,15 @@ from livekit_pool.core.actions import (
     Step,
     Swap,
 )
-from livekit_pool.core.document import Cause, Document, Rotation, new_document
+from livekit_pool.core.document import Cause, Document, Mark, Rotation, new_document
 from livekit_pool.core.events import (
+    Change,
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
     Loaded,
+    MarkAsked,
     Probed,
     ProbeOutcome,
     RotateAsked,
@@ -117,7 +119,7 @@ class World:
         self.history: list[Rotation] = []
         self.ill: set[str] = set()  # servers that failed at any time
         self.guilty = False  # the active server failed at some time since it became active
-        self.requests: dict[str, tuple[int, RotateAsked]] = {}
+        self.requests: dict[str, tuple[int, RotateAsked | MarkAsked]] = {}
         self.answered: set[str] = set()
         self.processes = [
             Process(machine=make(NAMES, SETTINGS, f"p{number}")) for number in range(3)
@@ -172,6 +174,7 @@ class World:
                 self.lose(swap.document)
             elif won:
                 self.check_swap(swap)
+                self.check_marks(process, swap)
                 self.write(swap.document, swap.rotation)
         process.answer = SwapAnswered(operation=swap.operation, won=won, document=self.stored)
 
@@ -258,6 +261,7 @@ class World:
                 process.swap = action
                 if isinstance(action, Swap):
                     self.check_choice(process, action)
+                    self.check_drain(process, action)
                 else:
                     self.check_restore(process, action)
             case Probe(server=server):
@@ -305,6 +309,8 @@ class World:
         """What is true of every change that the store applies."""
         rotation, base = swap.rotation, self.document
         assert swap.document.revision == base.revision + 1
+        if rotation is None or rotation.from_ == rotation.to:
+            assert swap.document.active_since == base.active_since, "a fault is late for nothing"
         if rotation is None:
             return
         assert rotation.from_ == base.active_server
@@ -315,8 +321,39 @@ class World:
             assert base.paused is None, "an automatic rotation while paused"
         if rotation.cause is Cause.MANUAL:
             since, asked = self.requests[rotation.actor]
-            assert asked.to is not None or since == base.active_since, "asked at once, done twice"
-            assert asked.expected_revision in (None, base.revision), "another revision expected"
+            if isinstance(asked, RotateAsked):
+                again = asked.to is None and since != base.active_since
+                assert not again, "asked at once, done twice"
+            else:
+                assert swap.document.record(rotation.from_).drained is not None, "left undrained"
+            if base.record(rotation.from_).drained is None:
+                assert asked.expected_revision in (None, base.revision), "another one expected"
+            elif isinstance(asked, MarkAsked):  # the pool itself leaves it, when it can
+                assert base.paused is None, "an automatic rotation while paused"
+
+    def check_marks(self, process: Process, swap: Swap) -> None:
+        """Whatever a person set, nothing undoes or changes but what a person asks for."""
+        waiting = [self.requests[request][1] for request in process.asked - self.answered]
+        for server in ("", *NAMES):
+            before, after = self.document.marks.get(server), swap.document.marks.get(server)
+            if before != after:
+                assert None in (before, after), "a mark was set over another one"
+                wished = any(wants(event, server, after) for event in waiting)
+                assert wished, "a mark was changed though nobody asked for it"
+
+    def check_drain(self, process: Process, swap: Swap) -> None:
+        """The last available server is drained only by force, the active one with a rotation."""
+        base = process.document
+        for server in NAMES:
+            mark = swap.document.record(server).drained
+            if mark is None or base.record(server).drained is not None:
+                continue
+            _, asked = self.requests[mark.by]
+            others = [name for name in NAMES if name != server and self.fit(process, name)]
+            if not asked.force and (server == base.active_server or self.fit(process, server)):
+                assert others, "the last available server was drained without force"
+            if server == base.active_server and set(others) & set(self.passing(process)):
+                assert swap.rotation is not None, "the active server was drained and not left"
 
     def check_restore(self, process: Process, restore: Restore) -> None:
         """What is brought back is what somebody held, and nobody sees a revision again."""
@@ -327,6 +364,7 @@ class World:
         assert restore.document.lineage == kept.lineage, "a younger lineage was brought back"
         assert restore.document.active_server == kept.active_server, "a rotation by accident"
         assert restore.document.active_since == kept.active_since
+        assert restore.document.marks == kept.marks, "a mark was lost with what was brought back"
 
     def check_step(self, process: Process, step: Step) -> None:
         """A step leaves a dead server while the store is away, for one that was not taken out."""
@@ -342,7 +380,11 @@ class World:
     def check_choice(self, process: Process, swap: Swap) -> None:
         """No server in cool-down is chosen while an available one exists."""
         rotation, base = swap.rotation, process.document
-        if rotation is None or rotation.cause is Cause.MANUAL or rotation.from_ == rotation.to:
+        if rotation is None or rotation.from_ == rotation.to:
+            return
+        if rotation.cause is Cause.MANUAL and isinstance(
+            self.requests[rotation.actor][1], RotateAsked
+        ):
             return
         if process.step is not None and rotation.cause in FORGIVABLE:
             look = process.looked[rotation.from_]
@@ -355,24 +397,34 @@ class World:
 
     def available(self, process: Process) -> list[str]:
         """The servers beside the active one that ``process`` sees as available."""
-        base = process.document
-        return [
-            server
-            for server in NAMES
-            if server != base.active_server
-            and process.machine.health(server) is Health.UP
-            and base.record(server).drained is None
-            and not base.record(server).cooling(self.now)
-        ]
+        active = process.document.active_server
+        return [name for name in NAMES if name != active and self.fit(process, name)]
+
+    def fit(self, process: Process, server: str) -> bool:
+        """Whether ``process`` sees ``server`` as available."""
+        record = process.document.record(server)
+        up = process.machine.health(server) is Health.UP
+        return up and record.drained is None and not record.cooling(self.now)
+
+    def passing(self, process: Process) -> list[str]:
+        """The servers whose newest probe passed, as far as ``process`` knows."""
+        return [name for name in NAMES if process.seen.get(name) is ProbeOutcome.PASSED]
 
     def targets(self, process: Process) -> list[str]:
         """The servers to which ``process`` may rotate of itself."""
         if self.document.paused is not None:
             return []
-        passed = ProbeOutcome.PASSED
-        return [name for name in self.available(process) if process.seen[name] is passed]
+        return [name for name in self.available(process) if name in self.passing(process)]
 
     def settle(self) -> None:
+        for _ in range(20):
+            before = self.document
+            self.settle_a_little()
+            if self.document == before:
+                return
+        raise AssertionError("it does not come to rest")
+
+    def settle_a_little(self) -> None:
         for _ in range(6):
             for process in self.processes:
                 for _ in range(50):
@@ -382,6 +434,16 @@ class World:
                 self.execute(process)
                 self.answer(process)
                 self.load(process, self.stored)
+
+
+def wants(event: RotateAsked | MarkAsked, server: str, mark: Mark | None) -> bool:
+    """Whether ``event`` asks for ``server`` to have that ``mark``; of no server, the pool."""
+    if isinstance(event, RotateAsked):
+        return mark is None and event.force and event.to == server
+    if mark is None:
+        return event.server == server and event.change in (Change.UNDRAIN, Change.RESUME)
+    sets = event.change in (Change.DRAIN, Change.PAUSE)
+    return sets and (event.server, event.request) == (server, mark.by)
 
 
 def identity(document: Document | None) -> tuple[str, int] | None:

@@ -191,7 +191,7 @@ async def test_a_client_with_too_many_attributes_moves_nobody(
 
 
 def overloaded(key: str, secret: str) -> str:
-    """A token with more attributes than the servers take; they say so with 500 (seen with 1.13.5)."""
+    """A token with more attributes than the servers take, to which 1.13.5 answers 500."""
     return (
         api.AccessToken(key, secret)
         .with_identity("mallory")

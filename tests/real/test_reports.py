@@ -15,7 +15,7 @@ import pytest
 from livekit import api, rtc
 
 from livekit_pool import Pool
-from livekit_pool.config import load
+from livekit_pool.config import Settings, load
 from livekit_pool.local import LocalServer, environment
 from tests.real.injector import Injector, calls, joins, signalling
 from tests.real.pool_process import PoolProcess
@@ -262,20 +262,23 @@ async def test_one_failed_join_of_our_own_is_no_rotation(pool_of_three: Setting)
 # ---- the library ------------------------------------------------------------------------------
 
 
+def settings_of(folder: Path, servers: list[LocalServer], **more: str) -> Settings:
+    """Settings of a pool in this process."""
+    env = {
+        "LIVEKIT_POOL_KEY": "poolkey",
+        "LIVEKIT_POOL_SECRET": "poolsecret" * 4,
+        "LIVEKIT_POOL_STORE": "memory://",
+        **environment(servers),
+        **more,
+    }
+    return load(env=env, cwd=folder)
+
+
 async def test_a_program_reports_what_an_sdk_raised(
     tmp_path: Path, livekit_servers: list[LocalServer]
 ) -> None:
     async with Injector(livekit_servers[0].port) as red:
-        settings = load(
-            env={
-                "LIVEKIT_POOL_KEY": "poolkey",
-                "LIVEKIT_POOL_SECRET": "poolsecret" * 4,
-                "LIVEKIT_POOL_STORE": "memory://",
-                **environment(livekit_servers),
-                "LIVEKIT_SERVERS_0_URL": red.url,
-            },
-            cwd=tmp_path,
-        )
+        settings = settings_of(tmp_path, livekit_servers, LIVEKIT_SERVERS_0_URL=red.url)
         red.answers(signalling, 429, "quota exceeded", headers={"Retry-After": "7"})
         async with Pool(settings) as pool:
             access = await pool.token(room="standup", identity="alice")
@@ -296,3 +299,17 @@ async def test_a_program_reports_what_an_sdk_raised(
 
             told = await pool.report(**where, error="fetch failed", reporter="bob")
             assert (told.status, told.revision, told.active) == ("already_handled", 2, "green")
+
+
+async def test_what_a_verification_costs_is_counted(
+    tmp_path: Path, livekit_servers: list[LocalServer]
+) -> None:
+    async with Pool(settings_of(tmp_path, livekit_servers)) as pool:
+        told = await pool.report(server="red", revision=1, error="fetch failed")
+        assert told.status == "verifying"
+        reports = pool.driver.reports
+        await until(lambda: reports.verified, seconds=10, what="it is verified")
+        assert reports.verified == {"false": 1}
+        await pool.metering.flush()
+        (stays,) = (await pool.driver.ledger()).values()
+        assert {key.rpartition(":")[2] for key in stays if key.startswith("PA_")} == {"from", "to"}

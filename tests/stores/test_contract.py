@@ -315,6 +315,53 @@ class TestLedger:
         assert await store.ledger() == {}
 
 
+class TestFold:
+    async def test_replaces_sums_and_drops_others(self, store: Store, other: Store) -> None:
+        await store.count({"p1": {"at": 3, "a": 5, "b": 6, "c": 7, "sum": 9}, "p2": {"a": 1}})
+
+        done = await other.fold("p1", "at", 3, {"at": 2, "sum": 20, "new": 1}, ["a", "b", "x"])
+
+        assert done
+        assert await store.ledger() == {
+            "p1": {"at": 2, "c": 7, "sum": 20, "new": 1},
+            "p2": {"a": 1},
+        }
+
+    async def test_is_not_done_where_another_was(self, store: Store, other: Store) -> None:
+        await store.count({"p1": {"a": 5, "b": 6}})
+        assert await store.fold("p1", "at", 0, {"at": 1, "sum": 5}, ["a"])
+
+        assert not await other.fold("p1", "at", 0, {"at": 1, "sum": 5}, ["a"])
+        assert not await other.fold("p1", "at", 0, {"at": 2, "sum": 11}, ["a", "b"])
+        assert not await other.fold("p1", "at", 2, {"at": 3}, ["b"])
+
+        assert await store.ledger() == {"p1": {"at": 1, "b": 6, "sum": 5}}
+
+    async def test_of_a_writer_who_counted_nothing(self, store: Store, other: Store) -> None:
+        assert not await store.fold("p1", "at", 1, {"at": 2}, ["a"])
+        assert await other.ledger() == {}
+
+        assert await store.fold("p1", "at", 0, {"at": 2}, ["a"])
+        assert await other.ledger() == {"p1": {"at": 2}}
+
+    async def test_leaves_what_is_counted_afterwards(self, store: Store, other: Store) -> None:
+        await store.count({"p1": {"a": 5}})
+        await store.fold("p1", "at", 0, {"at": 1, "sum": 5}, ["a"])
+
+        await other.count({"p1": {"a": 6, "sum": 4}})
+
+        assert await store.ledger() == {"p1": {"at": 1, "sum": 5, "a": 6}}
+
+    @pytest.mark.parametrize("totals", [{}, {"at": 3}, {"at": 2**53}, {"at": 4, "sum": -1}])
+    async def test_refuses_what_it_cannot_keep(self, store: Store, totals: dict[str, int]) -> None:
+        await store.count({"p1": {"at": 3}})
+
+        with pytest.raises(ValueError, match=r"at|sum"):
+            await store.fold("p1", "at", 3, totals, [])
+
+        assert await store.ledger() == {"p1": {"at": 3}}
+
+
 class TestHistory:
     async def test_is_newest_first_in_pages(self, store: Store, other: Store) -> None:
         await with_document(store)

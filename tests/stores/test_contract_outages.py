@@ -60,6 +60,7 @@ WRITES: dict[str, Call] = {
     "swap": lambda store, document: store.swap(document.revision, following(document), "s"),
     "restore": lambda store, document: store.restore(document, following(document), "r"),
     "count": lambda store, document: store.count({"p1": {"red": 1}}),
+    "fold": lambda store, document: store.fold("p2", "at", 0, {"at": 1}, []),
     "beat": lambda store, document: store.beat(process_row("p1")),
     "leave": lambda store, document: store.leave("p1"),
 }
@@ -281,6 +282,24 @@ class TestLostAnswer:
 
             assert await other.ledger() == {"p1": {"red": 3}}
 
+    async def test_of_a_fold(self, service: ServiceBackend) -> None:
+        """It may be told that this is not known, or was done; it is not done a second time."""
+        async with losing(service) as (store, other, proxy):
+            await other.count({"p1": {"red": 3}})
+
+            async def applied() -> bool:
+                return "red" not in (await other.ledger())["p1"]
+
+            async def fold() -> bool:
+                try:
+                    return await store.fold("p1", "at", 0, {"at": 1, "sum": 3}, ["red"])
+                except StoreOutcomeUnknown:
+                    return True
+
+            assert await lost_once(proxy, fold, applied)
+            assert not await other.fold("p1", "at", 0, {"at": 1, "sum": 3}, ["red"])
+            assert await other.ledger() == {"p1": {"at": 1, "sum": 3}}
+
     async def test_of_a_beat(self, service: ServiceBackend) -> None:
         async with losing(service) as (store, other, proxy):
 
@@ -392,9 +411,11 @@ class TestBounds:
 
             await recover(service, proxy, ailment)
             await works_again(store)
-            if await store.ledger():
-                # It was written: whoever is told that it was not would count it again.
-                assert isinstance(answers[list(calls).index("count")], StoreOutcomeUnknown)
+            ledger = await store.ledger()
+            for name, writer in (("count", "p1"), ("fold", "p2")):
+                if writer in ledger:
+                    # It was written: whoever is told that it was not would count it again.
+                    assert isinstance(answers[list(calls).index(name)], StoreOutcomeUnknown)
 
     @pytest.mark.parametrize("ailment", ["refused", "frozen", "black hole", "mute", "deaf"])
     async def test_of_opening_and_closing(self, service: ServiceBackend, ailment: str) -> None:

@@ -65,6 +65,22 @@ async def test_a_room_never_moves_back(placing_backend: Backend, workers: int) -
 
 
 @TWO_AND_EIGHT
+async def test_what_is_folded_counts_once(backend: Backend, workers: int) -> None:
+    async with backend.open() as store:
+        steps = backend.wins // workers // 2
+
+        seen = await at_once(backend, "folds", workers, steps=steps)
+
+        folds = [record for worker in seen for record in worker]
+        # The workers did meet, or nothing was tried here.
+        assert not all(record["folded"] for record in folds)
+        done = sorted(record["at"] for record in folds if record["folded"])
+        sums = dict((await store.ledger())["all"])
+        assert done == list(range(sums.pop("at")))
+        assert sum(sums.values()) == workers * steps * (steps + 1) // 2
+
+
+@TWO_AND_EIGHT
 async def test_a_watch_misses_nothing(backend: Backend, workers: int) -> None:
     async with backend.open() as store:
         await store.create(first_document(), "create")

@@ -92,4 +92,5 @@ def process_row(process: str) -> ProcessRow:
         health={"red": {"health": "up", "at": NOON, "outcome": "ok", "detail": None}},
         sessions={"red": 3},
         probing=True,
+        revision=3,
     )

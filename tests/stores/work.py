@@ -131,6 +131,19 @@ async def everything(
             record({"step": number})
 
 
+async def folds(store: Store, record: Callable[[Record], None], settings: dict[str, Any]) -> None:
+    """Count 1, 2, 3 ... under keys of one's own, and fold what everybody has counted so far."""
+    me = settings["me"]
+    for number in range(settings["steps"]):
+        await store.count({"all": {f"{me}/{number}": number + 1}})
+        sums = (await store.ledger())["all"]
+        at = sums.get("at", 0)
+        loose = [key for key in sums if "/" in key]
+        total = sums.get("sum", 0) + sum(sums[key] for key in loose)
+        done = await store.fold("all", "at", at, {"at": at + 1, "sum": total}, loose)
+        record({"at": at, "folded": done})
+
+
 async def document_of(store: Store) -> Document:
     document = (await store.load()).document
     assert document is not None
@@ -146,7 +159,8 @@ def as_record(placement: Placement) -> Record:
 
 
 WORK: dict[str, Work] = {
-    work.__name__: work for work in (swaps, places, moves, watches, everything, attempts, lives)
+    work.__name__: work
+    for work in (swaps, places, moves, watches, everything, folds, attempts, lives)
 }
 
 

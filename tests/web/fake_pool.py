@@ -11,7 +11,7 @@ from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
 from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import NoAnswer
-from livekit_pool.pool import Access, Pool
+from livekit_pool.pool import Access, Marked, Pool
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
 
 PAIR = KeyPair(key="APIpool", secret="pool-secret-pool-secret-pool-secret")
@@ -62,6 +62,7 @@ class FakePool:
     Attributes:
         calls: what was asked of it: (name of the method, its arguments).
         answer: what `rotate` answers, or raises.
+        marked: what `drain`, `undrain`, `pause` and `resume` answer, or raise.
         past: the history, newest first.
         reported: what `report` answers, or raises.
         refused: the codes of reports that it was not asked about.
@@ -73,6 +74,7 @@ class FakePool:
         self.step: Step | None = None
         self.calls: list[tuple[str, Mapping[str, Any]]] = []
         self.answer: Rotation | Exception | None = None
+        self.marked: Marked | Exception = Marked(revision=8, changed=True, mark=None, rotation=None)
         self.past: list[Rotation] = []
         self.error: Exception | None = None
         self.reported: Reported | Exception = Reported(
@@ -143,6 +145,24 @@ class FakePool:
 
     def report_refused(self, code: str) -> None:
         self.refused.append(code)
+
+    async def drain(self, server: str, reason: str, **asked: object) -> Marked:
+        return self._mark("drain", server=server, reason=reason, **asked)
+
+    async def undrain(self, server: str, **asked: object) -> Marked:
+        return self._mark("undrain", server=server, **asked)
+
+    async def pause(self, reason: str, **asked: object) -> Marked:
+        return self._mark("pause", reason=reason, **asked)
+
+    async def resume(self, **asked: object) -> Marked:
+        return self._mark("resume", **asked)
+
+    def _mark(self, call: str, **asked: object) -> Marked:
+        self.calls.append((call, asked))
+        if isinstance(self.marked, Exception):
+            raise self.marked
+        return self.marked
 
     async def token(self, *, url: str | None = None, **asked: Any) -> Access:
         self.calls.append(("token", {"url": url, **asked}))

@@ -1,4 +1,4 @@
-"""Status, history and rotate."""
+"""Status, history, rotate, drain and pause."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from livekit_pool.core.document import Mark
 from livekit_pool.exceptions import (
     NoServer,
     RevisionConflict,
@@ -15,8 +16,9 @@ from livekit_pool.exceptions import (
     StoreUnavailable,
     UnknownServer,
 )
+from livekit_pool.pool import Marked
 from tests.web.asking import client_of, error
-from tests.web.fake_pool import ADMIN, VIEWER, FakePool, rotation
+from tests.web.fake_pool import ADMIN, MAKER, PARTICIPANT, VIEWER, FakePool, rotation
 
 ROTATION = {
     "revision": 8,
@@ -153,6 +155,150 @@ async def test_a_wrong_order_is_refused_in_one_sentence(order: Any, named: str) 
     assert message.count(".") == 1
     assert "LiveKit server rotated" not in message
     assert pool.calls == []
+
+
+# ---- drain and pause ----------------------------------------------------------------------------
+
+DRAIN, UNDRAIN = "/pool/servers/green/drain", "/pool/servers/green/undrain"
+PAUSE, RESUME = "/pool/pause", "/pool/resume"
+MARK = Mark(by="olga", since=1_800_000_000.25, reason="update")
+MARKED = {"by": "olga", "since": "2027-01-15T08:00:00.250Z", "reason": "update"}
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+async def test_drain_answers_the_mark_and_the_rotation(rotated: bool) -> None:
+    pool = FakePool()
+    made = rotation(8, "green", "blue") if rotated else None
+    pool.marked = Marked(revision=8, changed=True, mark=MARK, rotation=made)
+    async with client_of(pool) as client:
+        order = {"reason": " update ", "expected_revision": 7, "force": True}
+        answer = await client.post(DRAIN, json=order, headers=ADMIN)
+
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {
+            "revision": 8,
+            "changed": True,
+            "rotation": ROTATION if rotated else None,
+            "server": {"name": "green", "drained": MARKED},
+        },
+    )
+    asked = {"reason": "update", "expected_revision": 7, "force": True, "actor": "olga"}
+    assert pool.calls == [("drain", {"server": "green", **asked})]
+
+
+@pytest.mark.parametrize("body", [None, {}, {"expected_revision": 7}])
+@pytest.mark.parametrize(
+    ("path", "call", "about", "named"),
+    [
+        (UNDRAIN, "undrain", {"server": {"name": "green", "drained": None}}, {"server": "green"}),
+        (RESUME, "resume", {"paused": None}, {}),
+    ],
+)
+async def test_what_was_set_is_undone(
+    path: str, call: str, about: Any, named: Any, body: Any
+) -> None:
+    pool = FakePool()
+    async with client_of(pool) as client:
+        answer = await client.post(path, json=body, headers=ADMIN)
+
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"revision": 8, "changed": True, "rotation": None, **about},
+    )
+    expected = (body or {}).get("expected_revision")
+    assert pool.calls == [(call, {**named, "actor": "olga", "expected_revision": expected})]
+
+
+async def test_pause_answers_the_mark_that_is_there() -> None:
+    pool = FakePool()
+    pool.marked = Marked(revision=7, changed=False, mark=MARK, rotation=None)
+    async with client_of(pool) as client:
+        answer = await client.post(PAUSE, json={"reason": "mine"}, headers=ADMIN)
+
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"revision": 7, "changed": False, "rotation": None, "paused": MARKED},
+    )
+    asked = {"reason": "mine", "actor": "olga", "expected_revision": None}
+    assert pool.calls == [("pause", asked)]
+
+
+@pytest.mark.parametrize("path", [DRAIN, UNDRAIN, PAUSE, RESUME])
+async def test_only_admins_drain_and_pause(path: str) -> None:
+    pool = FakePool()
+    async with client_of(pool) as client:
+        for headers, status in ((VIEWER, 403), (MAKER, 403), (PARTICIPANT, 403), ({}, 401)):
+            answer = await client.post(path, json={"reason": "r"}, headers=headers)
+            assert answer.status_code == status
+    assert pool.calls == []
+
+
+@pytest.mark.parametrize("path", [DRAIN, PAUSE])
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ({}, "reason"),
+        ({"reason": "  "}, "reason"),
+        ({"reason": "r" * 501}, "reason"),
+        ({"reason": "one\nLiveKit server rotated"}, "reason"),
+        ({"reason": None}, "reason"),
+        ({"reason": "r", "expected_revision": "7"}, "expected_revision"),
+        ({"reason": "r", "too": "blue"}, "too"),
+        (None, "JSON object"),
+    ],
+)
+async def test_a_drain_or_pause_needs_a_reason_in_one_line(
+    path: str, order: Any, named: str
+) -> None:
+    pool = FakePool()
+    async with client_of(pool) as client:
+        answer = await client.post(path, json=order, headers=ADMIN)
+
+    assert error(answer) == (400, "bad_request")
+    message = answer.json()["error"]["message"]
+    assert named in message
+    assert message.count(".") == 1
+    assert "LiveKit server rotated" not in message
+    assert pool.calls == []
+
+
+@pytest.mark.parametrize("path", [UNDRAIN, RESUME])
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [({"reason": "r"}, "reason"), ({"expected_revision": "7"}, "expected_revision")],
+)
+async def test_to_undo_takes_no_reason(path: str, order: Any, named: str) -> None:
+    pool = FakePool()
+    async with client_of(pool) as client:
+        answer = await client.post(path, json=order, headers=ADMIN)
+
+    assert error(answer) == (400, "bad_request")
+    assert named in answer.json()["error"]["message"]
+    assert pool.calls == []
+
+
+@pytest.mark.parametrize("path", [DRAIN, UNDRAIN, PAUSE, RESUME])
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "revision"),
+    [
+        (RevisionConflict("It is at 9.", revision=9), 409, "revision_conflict", 9),
+        (NoServer("There is none.", revision=7), 409, "no_server", 7),
+        (UnknownServer("There is none of that name."), 404, "unknown_server", None),
+        (StoreOutcomeUnknown("Its answer was lost."), 503, "store_outcome_unknown", None),
+    ],
+)
+async def test_a_mark_that_is_not_set_says_why(
+    path: str, raised: Exception, status: int, code: str, revision: int | None
+) -> None:
+    pool = FakePool()
+    pool.marked = raised
+    async with client_of(pool) as client:
+        order = {"reason": "r"} if path in (DRAIN, PAUSE) else {}
+        answer = await client.post(path, json=order, headers=ADMIN)
+
+    assert error(answer) == (status, code)
+    assert answer.json()["error"].get("revision") == revision
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from livekit.protocol.egress import RoomCompositeEgressRequest
 from livekit_pool.config import Settings
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSource
-from livekit_pool.exceptions import StoreUnavailable
+from livekit_pool.exceptions import NoServer, StoreUnavailable
 from livekit_pool.local import LocalServer, find_server
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Placement
@@ -66,6 +66,7 @@ class HandPool:
         self.waits: list[float | None] = []
         self.on_fault: Callable[[str], None] = lambda server: None
         self.store_away = False
+        self.takes_rooms = True
         self.revision = 7
 
     @property
@@ -91,6 +92,8 @@ class HandPool:
     async def place(self, room: str) -> Placement:
         if self.store_away:
             raise StoreUnavailable("the store at /secret/path does not answer")
+        if not self.takes_rooms and room not in self.placements:
+            raise NoServer("it is drained")
         server = self.placements.setdefault(room, self.active)
         if not self.joinable(server):
             server = self.placements[room] = self.active
@@ -541,6 +544,16 @@ async def test_without_a_store_calls_about_rooms_must_wait(
     )
     assert (status, content["code"], headers["Retry-After"]) == (503, "unavailable", "3")
     assert "/secret/path" not in content["msg"]
+
+
+async def test_on_a_drained_server_no_new_room_is_made(quiet: tuple[HandPool, Front]) -> None:
+    pool, front = quiet
+    pool.takes_rooms = False
+    status, headers, content = await front.post(
+        "livekit.RoomService/CreateRoom", '{"name":"standup"}'
+    )
+    assert (status, content["code"], headers["Retry-After"]) == (503, "unavailable", "3")
+    assert content["msg"] == "no LiveKit server takes new rooms, try again"
 
 
 async def test_without_any_server_calls_must_wait(

@@ -15,6 +15,7 @@ from ..config import debugging
 from ..exceptions import ConfigurationError, NoAnswer, PoolError
 from .demo import demo
 from .history import history
+from .marks import drain, pause, resume, undrain
 from .rotate import rotate
 from .serve import serve
 from .state import state
@@ -36,7 +37,19 @@ def command() -> None:
     """Many LiveKit servers, one address: everybody moves to the next server when one fails."""
 
 
-for _each in (serve, status, rotate, history, state, token, demo):
+for _each in (
+    serve,
+    status,
+    rotate,
+    drain,
+    undrain,
+    pause,
+    resume,
+    history,
+    state,
+    token,
+    demo,
+):
     command.add_command(_each)
 
 

@@ -4,22 +4,21 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ..config import Settings
 from ..exceptions import NoServer, PoolError, RevisionConflict, UnknownServer
 from .api import PoolApi
+from .deciding import ask, moved_on, reason_option
 from .flags import CLIENT, json_flag, with_settings, yes_flag
-from .output import is_terminal, print_json
-from .status import next_standby, status_table
+from .output import print_json
+from .status import next_standby
 
 __all__ = ["rotate"]
 
 
 @click.command()
-@click.option("--reason", required=True, help="Why, in one line: for the log and the history.")
+@reason_option
 @click.option("--to", metavar="SERVER", help="The next server. Default: the pool chooses.")
 @click.option(
     "--from", "from_", metavar="SERVER", help="Do nothing unless this is the active server."
@@ -59,21 +58,15 @@ def rotate(
     if dry_run:
         _tell_dry(active, target, revision, as_json)
         return
-    if not yes and _asks():
-        status_table(status).show()
-        where = target or "the next available server"
-        if target != active and not click.confirm(f"Rotate from {active} to {where}?"):
-            raise PoolError("Nothing was done.")
+    if not yes and target != active:
+        ask(f"Rotate from {active} to {target or 'the next available server'}?", status)
     try:
         answer = api.post(
             "/pool/rotate",
             {"reason": reason, "to": to, "expected_revision": revision, "force": force or None},
         )
     except RevisionConflict as error:
-        raise PoolError(
-            f"The document was changed meanwhile, from revision {revision} to {error.revision}: "
-            "look at 'livekit-pool status', and decide again."
-        ) from None
+        raise moved_on(error, revision) from None
     if as_json:
         print_json(answer)
     elif "to" in answer:
@@ -93,8 +86,3 @@ def _tell_dry(active: str, target: str | None, revision: int, as_json: bool) -> 
         click.echo(f"{active} is the active server already: there would be nothing to do.")
     else:
         click.echo(f"Would rotate from {active} to {target}, from revision {revision} on.")
-
-
-def _asks() -> bool:
-    """Whether there is somebody to ask."""
-    return is_terminal() and sys.stdin.isatty()

@@ -91,8 +91,6 @@ def status_table(answer: dict[str, Any], *, processes: bool = False) -> Table:
 
 def _row(server: dict[str, Any]) -> list[str]:
     until, drained = server.get("cool_down_until"), server.get("drained")
-    used, left = server.get("minutes_used"), server.get("minutes_left")
-    minutes = "" if used is None else f"{used:g}" + ("" if left is None else f" of {used + left:g}")
     return [
         server["name"],
         server["url"] or NOT_OURS,
@@ -103,9 +101,18 @@ def _row(server: dict[str, Any]) -> list[str]:
         duration(seconds_until(until)) if until else "",
         server.get("cause") or "",
         f"by {drained['by']}: {drained['reason']}" if drained else "",
-        minutes,
+        _minutes(server),
         _probe(server.get("last_probe")),
     ]
+
+
+def _minutes(server: dict[str, Any]) -> str:
+    """``410.5 of 500``, and in how long the rest is out if it is before the reset."""
+    budget, out = server.get("minutes_budget"), server.get("runs_out")
+    if budget is None:
+        return ""
+    shown = f"{server['minutes_used']:.1f} of {budget:g}"
+    return f"{shown}, out in {duration(seconds_until(out))}" if out else shown
 
 
 def _probe(probe: dict[str, Any] | None) -> str:
@@ -132,6 +139,11 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
     active = next((one for one in servers if one["name"] == answer["active"]), None)
     if active is None or active["health"] == "down":
         lines.append(f"The active server, {answer['active']}, is down.")
+    if active is not None and active["drained"]:
+        lines.append(
+            f"The active server, {active['name']}, is drained: new rooms are refused until another"
+            " server is available."
+        )
     if len(servers) > (active is not None) and next_standby(answer) is None:
         lines.append("No other server is available: there is nowhere to rotate to.")
     lines += [

@@ -112,6 +112,7 @@ class Settings:
     cool_down_max: float = 300.0
     rotation_interval: float = 10.0
     pace: float = 200.0
+    minutes_share: float = 0.95
     join_timeout: float = 4.5
     log_level: str = "info"
     key_origin: str | None = None
@@ -214,6 +215,9 @@ SETTINGS: tuple[Setting, ...] = (
         "Seconds at least between automatic rotations; a server that is down is left at once."),
     _setting("pace", number(above=0, what="a number of participants a second"), "N",
         "Participants a second that are moved in a rotation."),
+    _setting("minutes.share", number(above=0, at_most=1, what="a part of 1, such as 0.95"), "PART",
+        "Part of a server's minutes after which the pool looks for a quiet moment to rotate to the "
+        "next one."),
     _setting("join.timeout", _SECONDS, "SECONDS",
         "Seconds that a join is held at most while a server is found for it; LiveKit's Rust SDKs "
         "give up after 5."),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .document import Document, Rotation
+from .document import Document, Mark, Rotation
 
 __all__ = [
     "Action",
@@ -66,17 +66,27 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """`RotateAsked` ``request`` is done; ``rotation`` is None when nothing had to change."""
+    """
+    `RotateAsked` or `MarkAsked` ``request`` is done.
+
+    Attributes:
+        revision: of the document in which it is done.
+        rotation: the rotation that was made for it, or None.
+        changed: whether anything had to change.
+        mark: the drain or pause that the request is about, as it is set now.
+    """
 
     request: str
     revision: int
     rotation: Rotation | None
+    changed: bool
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """
-    `RotateAsked` ``request`` is not done.
+    `RotateAsked` or `MarkAsked` ``request`` is not done.
 
     ``code`` is that of an error in `livekit_pool.exceptions`; ``revision`` is the document's
     current one, 0 while there is no document.
@@ -129,6 +139,8 @@ class NoteEvent(StrEnum):
     FAULT_WHILE_PAUSED = "Fault while paused"
     FOREIGN_WRITTEN_BACK = "Foreign rotation undone"
     LISTS_DIFFER = "Processes have different lists of servers"
+    SPENT = "Minutes run out and no other LiveKit server is available"
+    FULL = "LiveKit server full and no other has room for all"
     UNWITNESSED = "LiveKit server silent for this machine alone"
     STEPPED = "Provisional step: the store is away and the active server down"
     STEP_UNDONE = "Provisional step undone"

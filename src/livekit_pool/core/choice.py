@@ -48,6 +48,7 @@ class Candidate:
         forgivable: the cool-down is for a cause that ends with the server's recovery.
         proven: what shows it up was seen since the last rotation, and so since it was left.
         limited: it refuses calls of our own for a limit.
+        over: by the pool's own count its minutes are used up, or it is full.
         returning: its cool-down for a refusal is over, and no signed probe has passed since.
     """
 
@@ -62,6 +63,7 @@ class Candidate:
     forgivable: bool
     proven: bool = True
     limited: bool = False
+    over: bool = False
     returning: bool = False
 
     @property
@@ -109,7 +111,7 @@ class Candidate:
 
     @property
     def _fit(self) -> bool:
-        return not self.drained and not self.misconfigured and not self.limited
+        return not (self.drained or self.misconfigured or self.limited or self.over)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,12 @@ Decisions: what the pool does of itself, as functions of the situation.
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
     it refuses our key                     -> credentials, at once
+    it is drained                          -> manual, as soon as another one is available
     it refuses for a limit                 -> the refusal's kind: a quota at once, other limits not
                                               sooner than the interval
     joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
+    its minutes are nearly used up         -> quota, at a quiet moment if one comes in time
+    it has as many participants as it may  -> participant_limit, if another can take them all
     the list changed                       -> positions are written anew
 
 The first that wants to change the document is followed; what the others say waits for the
@@ -20,9 +23,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from . import budget
 from .actions import Note, NoteEvent
 from .choice import Candidate, Choice, first_available, last_resort, next_available
-from .document import Cause, Document, Rotation, listed, rotated, written_back
+from .document import (
+    Cause,
+    Document,
+    Rotation,
+    drain_reason,
+    listed,
+    rotated,
+    written_back,
+)
 from .faults import COOLS, FOLLOWS, KINDS, Confirmed
 from .health import cooled
 from .situation import FRESH, Situation
@@ -166,6 +178,15 @@ def _leave_removed(situation: Situation) -> Decision:
     return decision
 
 
+def _leave_drained(situation: Situation) -> Decision:
+    # It was drained by force, when there was nowhere to go: what was asked for then is done now.
+    mark = situation.document.record(situation.active).drained
+    if mark is None or situation.document.paused is not None:
+        return _NOTHING
+    reason = drain_reason(mark.reason)
+    return _leave(situation, next_available, Cause.MANUAL, reason, actor=mark.by)
+
+
 def _leave_misconfigured(situation: Situation) -> Decision:
     evidence = situation.unauthorized()
     if evidence is None:
@@ -184,7 +205,7 @@ def _leave_limited(situation: Situation) -> Decision:
     if FOLLOWS[refusal.kind].confirmed is Confirmed.INTERVAL and _too_soon(situation):
         return _NOTHING
     reason = refusal.detail or f"it refuses for a limit: {refusal.kind.value}"
-    return _leave(situation, next_available, refusal.kind, reason, refusal.retry_after)
+    return _leave(situation, next_available, refusal.kind, reason, retry_after=refusal.retry_after)
 
 
 def _leave_refusing(situation: Situation) -> Decision:
@@ -200,6 +221,39 @@ def _leave_refusing(situation: Situation) -> Decision:
         return _NOTHING
     reason = faults.detail or f"{faults.joins} joins in a row failed"
     return _leave(situation, next_available, faults.kind, reason)
+
+
+def _leave_spent(situation: Situation) -> Decision:
+    since = situation.now if situation.spent_from is None else situation.spent_from
+    reason = budget.due(
+        situation.usage_of(situation.active),
+        situation.limits_of(situation.active),
+        situation.settings.minutes_share,
+        since,
+        situation.now,
+    )
+    if reason is None:
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    choice = next_available(situation.roomy())
+    if choice.server is None and not choice.waits:
+        choice = next_available(situation.candidates)
+    return _go(situation, choice, Cause.QUOTA, reason, nowhere=NoteEvent.SPENT)
+
+
+def _leave_full(situation: Situation) -> Decision:
+    active = situation.active
+    if not situation.is_full(active):
+        return _NOTHING
+    if situation.document.paused is not None:
+        return _held_by_pause(situation)
+    if _too_soon(situation):
+        return _NOTHING
+    count = situation.usage_of(active).participants
+    reason = f"{count} participants, of {situation.limits_of(active).max_participants}"
+    choice = next_available(situation.roomy())
+    return _go(situation, choice, Cause.PARTICIPANT_LIMIT, reason, nowhere=NoteEvent.FULL)
 
 
 def _too_soon(situation: Situation) -> bool:
@@ -222,8 +276,11 @@ _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
     _leave_down,
     _leave_removed,
     _leave_misconfigured,
+    _leave_drained,
     _leave_limited,
     _leave_refusing,
+    _leave_spent,
+    _leave_full,
     _write_positions,
 )
 
@@ -233,15 +290,33 @@ def _leave(
     policy: Callable[[Sequence[Candidate]], Choice],
     cause: Cause,
     reason: str,
+    *,
+    actor: str | None = None,
     retry_after: float | None = None,
 ) -> Decision:
     """Leave the active server for the one that ``policy`` chooses, if there is one."""
     choice = policy(situation.candidates)
+    return _go(situation, choice, cause, reason, actor=actor, retry_after=retry_after)
+
+
+def _go(
+    situation: Situation,
+    choice: Choice,
+    cause: Cause,
+    reason: str,
+    *,
+    actor: str | None = None,
+    retry_after: float | None = None,
+    nowhere: NoteEvent = NoteEvent.NO_SERVER,
+) -> Decision:
+    """Leave the active server for the one chosen; ``nowhere`` tells that there is none."""
     if choice.server is not None:
-        return _rotation(situation, choice.server, cause, reason, retry_after=retry_after)
+        return _rotation(
+            situation, choice.server, cause, reason, actor=actor, retry_after=retry_after
+        )
     if choice.waits:
         return Decision(probe=choice.probe, signed=choice.signed)
-    return Decision(notes=(_note(NoteEvent.NO_SERVER, server=situation.active),))
+    return Decision(notes=(_note(nowhere, server=situation.active),))
 
 
 def _rotation(

@@ -19,10 +19,15 @@ __all__ = [
     "Mark",
     "Rotation",
     "ServerRecord",
+    "drain_reason",
+    "drained",
     "listed",
     "new_document",
+    "paused",
     "restored",
+    "resumed",
     "rotated",
+    "undrained",
     "written_back",
 ]
 
@@ -157,6 +162,16 @@ class Document:
     def record(self, server: str) -> ServerRecord:
         """What is shared about ``server``."""
         return self.servers.get(server, ServerRecord())
+
+    @property
+    def marks(self) -> Mapping[str, Mark]:
+        """What people set: the drains by server name, and the pause under ``""``."""
+        drains = {
+            name: record.drained
+            for name, record in self.servers.items()
+            if record.drained is not None
+        }
+        return drains if self.paused is None else {"": self.paused, **drains}
 
     def rotation(self, from_: str) -> Rotation:
         """The last change of the active server, told from here; its ``reports`` are not known."""
@@ -331,6 +346,41 @@ def listed(document: Document, names: Sequence[str]) -> Document | None:
     if changed == document:
         return None
     return replace(changed, revision=document.revision + 1)
+
+
+def drained(document: Document, *, server: str, mark: Mark) -> Document:
+    """
+    Take ``server`` out; the document one revision on.
+
+    The active server stays, also if it is ``server``: whoever drains that one rotates instead,
+    with the mark in the record of the server that is left. No fault becomes late by it.
+    """
+    return _recorded(document, server, replace(document.record(server), drained=mark))
+
+
+def drain_reason(reason: str) -> str:
+    """The reason of the rotation that leaves a server because it was drained."""
+    return f"drained: {reason}"
+
+
+def undrained(document: Document, *, server: str) -> Document:
+    """Let ``server`` be chosen again; the document one revision on."""
+    return _recorded(document, server, replace(document.record(server), drained=None))
+
+
+def paused(document: Document, *, mark: Mark) -> Document:
+    """Stop automatic rotation; the document one revision on."""
+    return replace(document, revision=document.revision + 1, paused=mark)
+
+
+def resumed(document: Document) -> Document:
+    """Let the pool rotate by itself again; the document one revision on."""
+    return replace(document, revision=document.revision + 1, paused=None)
+
+
+def _recorded(document: Document, server: str, record: ServerRecord) -> Document:
+    servers = {**document.servers, server: record}
+    return replace(document, revision=document.revision + 1, servers=servers)
 
 
 def _positioned(document: Document, names: Sequence[str]) -> Document:

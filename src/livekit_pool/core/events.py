@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .budget import Usage
 from .document import Cause, Document
 
 __all__ = [
+    "Change",
     "Event",
     "FaultSeen",
     "FaultSource",
     "JoinAnswered",
     "Loaded",
+    "MarkAsked",
     "ProbeOutcome",
     "Probed",
     "RotateAsked",
@@ -27,6 +30,7 @@ __all__ = [
     "SwapAnswered",
     "SwapFailed",
     "Tick",
+    "UsageSeen",
 ]
 
 
@@ -109,6 +113,17 @@ class StoreSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """
+    The store's clock was set on: now is ``by`` seconds later than the time that has passed says.
+
+    It is never set back: who tells ``now`` lets no moment come twice.
+    """
+
+    by: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """
     A probe of ``server`` ended.
@@ -156,6 +171,13 @@ class FaultSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeen:
+    """What is used of each server, by name, as the ledger and the process rows say now."""
+
+    usage: Mapping[str, Usage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinAnswered:
     """A join was answered well by ``server``: forgets join faults counted so far."""
 
@@ -179,6 +201,40 @@ class RotateAsked:
     reason: str
     actor: str
     to: str | None = None
+    expected_revision: int | None = None
+    force: bool = False
+    participants: int = 0
+
+
+class Change(StrEnum):
+    """What somebody wants to set, or to undo."""
+
+    DRAIN = "drain"
+    UNDRAIN = "undrain"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkAsked:
+    """
+    Somebody asked for a drain or a pause, or for the end of one.
+
+    Attributes:
+        request: names the answer's addressee; unique among the requests under way.
+        server: the one to drain or undrain; empty for a pause.
+        reason: why; empty for the end of one.
+        expected_revision: refuse a change if the document is at any other.
+        force: drain also the last available server.
+        participants: to be moved, if the active server is drained; 0 to take the number from the
+            process rows.
+    """
+
+    request: str
+    change: Change
+    actor: str
+    server: str = ""
+    reason: str = ""
     expected_revision: int | None = None
     force: bool = False
     participants: int = 0
@@ -215,12 +271,15 @@ class Tick:
 
 Event = (
     Loaded
+    | ClockSet
     | RowsSeen
     | StoreSeen
     | Probed
     | FaultSeen
     | JoinAnswered
+    | UsageSeen
     | RotateAsked
+    | MarkAsked
     | SwapAnswered
     | SwapFailed
     | Tick

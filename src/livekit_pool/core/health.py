@@ -55,6 +55,8 @@ class Settings:
         rotation_interval: least number of seconds between a rotation and an automatic one after
             it; never delays leaving a server that is confirmed down; default 10.
         pace: participants per second that are moved at a rotation; default 200.
+        minutes_share: part of its minutes that is used of a server, before it is left for another
+            ahead of its refusal; default 0.95.
         patience: seconds that a rotation which somebody asked for may wait for a probe or for
             the store before it is refused; default 5.
     """
@@ -66,6 +68,7 @@ class Settings:
     cool_down_max: float = 300.0
     rotation_interval: float = 10.0
     pace: float = 200.0
+    minutes_share: float = 0.95
     patience: float = 5.0
 
 

@@ -31,14 +31,17 @@ from .actions import (
     Swap,
 )
 from .agreement import Finding, Losses
+from .budget import Usage
 from .decisions import Decision, decide
 from .document import Cause, Document, Rotation
 from .events import (
+    ClockSet,
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
     Loaded,
+    MarkAsked,
     Probed,
     ProbeOutcome,
     RotateAsked,
@@ -47,12 +50,14 @@ from .events import (
     SwapAnswered,
     SwapFailed,
     Tick,
+    UsageSeen,
 )
 from .faults import KINDS, REFUSALS
 from .health import Health, HealthBook, Settings
 from .limits import Limits
+from .moments import Moments
 from .pending import PendingFaults, is_late
-from .requests import Asked, Done, Go, No, Wait, verdict
+from .requests import Asked, Done, Go, No, Wait, mark_of, verdict
 from .situation import Situation
 from .stepping import Stepping
 
@@ -66,6 +71,7 @@ __all__ = [
     "Health",
     "JoinAnswered",
     "Loaded",
+    "MarkAsked",
     "Note",
     "NoteEvent",
     "PoolMachine",
@@ -84,6 +90,7 @@ __all__ = [
     "SwapAnswered",
     "SwapFailed",
     "Tick",
+    "UsageSeen",
 ]
 
 _LONGEST_RETRY: Final = 10
@@ -110,6 +117,7 @@ class PoolMachine:
         names: this process's servers, in its order.
         settings: the numbers it decides by.
         document: the newest document it follows; None before the first `Loaded`.
+        usage: what is used of each server, as it was told last.
     """
 
     def __init__(
@@ -142,7 +150,10 @@ class PoolMachine:
         self._stepping = Stepping()
         self._announced_step: Step | None = None
         self._losses = Losses()
+        self._moments = Moments()
         self._active_from = -math.inf
+        self.usage: Mapping[str, Usage] = {}
+        self._spent_from: float | None = None
         self._foreign_from: float | None = None
         # What is asked for: by people, and of the store.
         self._asked: list[Asked] = []
@@ -179,6 +190,18 @@ class PoolMachine:
         if self.document is None:
             return False
         return self._situation(self.document, now).candidate(server).available
+
+    @property
+    def takes_rooms(self) -> bool:
+        """
+        Whether rooms that are nowhere yet may be placed.
+
+        Not while the active server is drained, by force, because there was no other: nothing new
+        is sent to it.
+        """
+        if self.document is None or self.step is not None:
+            return True
+        return self.document.record(self.document.active_server).drained is None
 
     def joinable(self, server: str, now: float) -> bool:
         """
@@ -217,7 +240,7 @@ class PoolMachine:
 
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
-        document = self.document
+        document = None if self.document is None else self._moments.seen(self.document)
         if document is not None and self.active_server == server:
             return Role.ACTIVE
         if document is not None and document.record(server).drained is not None:
@@ -227,6 +250,8 @@ class PoolMachine:
         if document is not None and document.record(server).cooling(now):
             exhausted = document.record(server).cool_down_cause is Cause.QUOTA
             return Role.EXHAUSTED if exhausted else Role.COOLING
+        if document is not None and self._situation(document, now).is_spent(server):
+            return Role.EXHAUSTED
         return Role.STANDBY
 
     @property
@@ -263,15 +288,33 @@ class PoolMachine:
                 self._observe(event, now)
             case FaultSeen():
                 self._blame(event, now)
+            case ClockSet(by=by):
+                self._set_clock(by)
             case JoinAnswered(server=server):
                 if self.document is not None and server == self.document.active_server:
                     self._faults.join_answered()
-            case RotateAsked():
+            case UsageSeen(usage=usage):
+                self.usage = usage
+            case RotateAsked() | MarkAsked():
                 self._ask(event, now)
             case Tick():
                 pass
             case _:
                 assert_never(event)
+
+    def _set_clock(self, by: float) -> None:
+        """Let nothing that was waited for be over only because the clock was set on."""
+        if self.document is not None:
+            self._moments.set_on(by, self.document)
+        self._stepping.set_clock(by)
+        self._told = {key: since + by for key, since in self._told.items()}
+        self._asked = [replace(asked, until=asked.until + by) for asked in self._asked]
+        if self._swap_for is not None:
+            self._swap_for = replace(self._swap_for, until=self._swap_for.until + by)
+        if self._foreign_from is not None:
+            self._foreign_from += by
+        if self._spent_from is not None:
+            self._spent_from += by
 
     def _hear_of_store(
         self, event: Loaded | StoreSeen | SwapAnswered | SwapFailed, now: float
@@ -324,7 +367,7 @@ class PoolMachine:
             seen, passed = self._health.seen(fault.server), self._health.passed(fault.server)
             self._faults.add(fault, now, answering=passed or not seen)
 
-    def _ask(self, event: RotateAsked, now: float) -> None:
+    def _ask(self, event: RotateAsked | MarkAsked, now: float) -> None:
         document = self.document
         if document is None:
             self._refuse(event, No("store_unavailable", "The pool has no document yet."))
@@ -359,7 +402,7 @@ class PoolMachine:
             early = []  # their revisions say nothing here
         if current is None or not _has_same_active(document, current):
             self._faults = PendingFaults()
-            self._active_from = now
+            self._active_from, self._spent_from = now, None
             if document.active_server in self.names:
                 self._probe(document.active_server)
         self._actions += self._stepping.follow(document)
@@ -426,8 +469,7 @@ class PoolMachine:
         swap = self._swap
         if swap is None or not self._swap_unknown or self.document is None:
             return
-        rotation = swap.rotation if isinstance(swap, Swap) else None
-        applied = rotation is not None and _tells_of(self.document, rotation)
+        applied = isinstance(swap, Swap) and _shows(self.document, swap, self._swap_for)
         self._swap_ended(swap, won=applied)
 
     def _swap_ended(self, swap: Swap | Restore, *, won: bool) -> None:
@@ -436,7 +478,7 @@ class PoolMachine:
         if asked is None:
             return
         if won and isinstance(swap, Swap):
-            self._answer(asked, swap.document.revision, swap.rotation)
+            self._answer(asked, swap.document, swap.rotation)
         else:
             self._asked.insert(0, asked)  # the verdict on the new document decides
 
@@ -460,7 +502,7 @@ class PoolMachine:
                     self._propose(document, rotation, asked)
                     return True
                 case Done():
-                    self._answer(asked, situation.document.revision, None)
+                    self._answer(asked, situation.document, None, changed=False)
                 case No():
                     self._refuse(asked.event, answer)
         return False
@@ -476,14 +518,24 @@ class PoolMachine:
         asked_for = self._swap_for
         if asked_for is not None and self._swap_unknown and asked_for.until <= now:
             self._swap_for = None
-            lost = "The store's answer was lost: look whether the pool has rotated."
+            lost = "The store's answer was lost: look at the pool's status whether it is done."
             self._refuse(asked_for.event, No("store_outcome_unknown", lost))
 
-    def _answer(self, asked: Asked, revision: int, rotation: Rotation | None) -> None:
-        request = asked.event.request
-        self._actions.append(Answered(request=request, revision=revision, rotation=rotation))
+    def _answer(
+        self, asked: Asked, document: Document, rotation: Rotation | None, *, changed: bool = True
+    ) -> None:
+        event = asked.event
+        self._actions.append(
+            Answered(
+                request=event.request,
+                revision=document.revision,
+                rotation=rotation,
+                changed=changed,
+                mark=mark_of(event, document) if isinstance(event, MarkAsked) else None,
+            )
+        )
 
-    def _refuse(self, event: RotateAsked, no: No) -> None:
+    def _refuse(self, event: RotateAsked | MarkAsked, no: No) -> None:
         revision = 0 if self.document is None else self.document.revision
         self._actions.append(
             Refused(request=event.request, code=no.code, message=no.message, revision=revision)
@@ -495,6 +547,10 @@ class PoolMachine:
         if self.document is None:
             return
         self._faults.forget(now, self.settings)
+        if not self._situation(self.document, now).is_spent(self.document.active_server):
+            self._spent_from = None
+        elif self._spent_from is None:
+            self._spent_from = now
         if self._stepping.away:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
@@ -535,7 +591,7 @@ class PoolMachine:
             names=self.names,
             actor=f"pool {self._process}",
             settings=self.settings,
-            document=document,
+            document=self._moments.seen(document),
             health=self._health,
             faults=self._faults,
             lists=None if self._rows is None else self._rows.lists,
@@ -546,6 +602,8 @@ class PoolMachine:
             active_from=self._active_from,
             foreign_from=self._foreign_from,
             limits=self.limits,
+            usage=self.usage,
+            spent_from=self._spent_from,
             now=now,
         )
 
@@ -583,6 +641,19 @@ def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool
 def _has_same_active(document: Document, current: Document) -> bool:
     """Whether the active server is the same, and was so all the time between the two."""
     return (document.lineage, document.active_since) == (current.lineage, current.active_since)
+
+
+def _shows(document: Document, swap: Swap, asked: Asked | None) -> bool:
+    """Whether ``document`` shows that ``swap``, made for ``asked``, was applied."""
+    if swap.rotation is not None:
+        return _tells_of(document, swap.rotation)
+    if asked is None or not isinstance(asked.event, MarkAsked):
+        return False
+    there, written = mark_of(asked.event, document), mark_of(asked.event, swap.document)
+    if there is None or written is None:
+        return there is written
+    same = (there.by, there.reason) == (written.by, written.reason)
+    return same and abs(there.since - written.since) < 0.001
 
 
 def _tells_of(document: Document, rotation: Rotation) -> bool:

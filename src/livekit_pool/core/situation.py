@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from . import budget
+from .budget import Usage
 from .choice import Candidate, in_turn
 from .document import Cause, Document, ServerRecord
 from .events import ProbeOutcome
@@ -51,6 +53,8 @@ class Situation:
         active_from: when this process learned that the active server is active. A probe that
             began before is no evidence against it: it may have been left and be active again.
         limits: what each server can take, by name; a missing one has none.
+        usage: what is used of each server, by name; of a missing one nothing is known.
+        spent_from: when this process first saw that the active server's share was used up, if so.
         foreign_from: when this process first saw the foreign index in the document, if any.
     """
 
@@ -68,6 +72,8 @@ class Situation:
     active_from: float
     foreign_from: float | None
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    spent_from: float | None = None
     now: float
 
     @property
@@ -90,6 +96,7 @@ class Situation:
             forgivable=record.cool_down_cause in FORGIVABLE,
             proven=self.health.passed_since(server, self.document.last_rotation),
             limited=self.health.limited(server),
+            over=self.is_spent(server) or self.is_full(server),
             returning=self._returning(server, record),
         )
 
@@ -101,6 +108,28 @@ class Situation:
     def limits_of(self, server: str) -> Limits:
         """What ``server`` can take."""
         return self.limits.get(server, Limits())
+
+    def usage_of(self, server: str) -> Usage:
+        """What is used of ``server``."""
+        return self.usage.get(server, budget.NONE)
+
+    def is_spent(self, server: str) -> bool:
+        """Whether the share of its minutes that the pool uses is used up."""
+        share = self.settings.minutes_share
+        return budget.is_spent(self.usage_of(server), self.limits_of(server), share, self.now)
+
+    def is_full(self, server: str) -> bool:
+        """Whether there are as many participants on ``server`` as there may be."""
+        return budget.is_full(self.usage_of(server), self.limits_of(server))
+
+    def roomy(self) -> tuple[Candidate, ...]:
+        """Those of `candidates` that can take all who are on the active server."""
+        more = self.usage_of(self.active).participants
+        return tuple(
+            each
+            for each in self.candidates
+            if budget.has_room(self.usage_of(each.name), self.limits_of(each.name), more)
+        )
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -1,4 +1,4 @@
-"""Asking: the rotations that somebody asked the machine for, and waits for."""
+"""Asking: what somebody asked the machine for, and waits for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..core.actions import Answered, Refused
-from ..core.document import Rotation
-from ..core.events import RotateAsked
+from ..core.events import MarkAsked, RotateAsked
 from ..exceptions import (
     NoAnswer,
     NoServer,
@@ -36,25 +35,25 @@ _OTHER_ERRORS: Final = {
 class Asking:
     """The requests under way of one process."""
 
-    def __init__(self, process: str, feed: Callable[[RotateAsked], None]) -> None:
+    def __init__(self, process: str, feed: Callable[[RotateAsked | MarkAsked], None]) -> None:
         """``process`` makes the names of requests unique; ``feed`` brings them to the machine."""
         self._process = process
         self._feed = feed
-        self._requests: dict[str, asyncio.Future[Rotation | None]] = {}
+        self._requests: dict[str, asyncio.Future[Answered]] = {}
         self._counter = 0
 
-    async def ask(self, asked: RotateAsked) -> Rotation | None:
+    async def ask(self, asked: RotateAsked | MarkAsked) -> Answered:
         """
-        Ask the machine, under a name of its own, and wait; None if nothing had to change.
+        Ask the machine, under a name of its own, and wait.
 
         Raises:
             RotationRefused, UnknownServer: it is not done, and why.
             StoreUnavailable: the store did not answer; nothing was written.
-            StoreOutcomeUnknown: it did not answer in time; the rotation may be written.
+            StoreOutcomeUnknown: it did not answer in time; the change may be written.
         """
         self._counter += 1
         request = f"{self._process}-ask-{self._counter}"
-        answer: asyncio.Future[Rotation | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         self._requests[request] = answer
         try:
             self._feed(replace(asked, request=request))
@@ -73,7 +72,7 @@ class Asking:
         if answer is None or answer.done():
             return
         if isinstance(action, Answered):
-            answer.set_result(action.rotation)
+            answer.set_result(action)
         else:
             answer.set_exception(_refusal(action))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -29,13 +30,16 @@ from ..core.actions import (
     Swap,
 )
 from ..core.agreement import Finding, compare
-from ..core.document import Cause, Document, Rotation, new_document
+from ..core.document import Cause, Document, Mark, Rotation, new_document
 from ..core.events import (
+    Change,
+    ClockSet,
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
     Loaded,
+    MarkAsked,
     RotateAsked,
     StoreSeen,
     SwapFailed,
@@ -57,16 +61,20 @@ from ..servers import Server, fingerprint
 from ..stores.base import (
     HEARTBEAT,
     Changed,
+    Ledger,
     Moved,
     Placement,
     ProcessRow,
     Store,
 )
+from ..upstream import stalls
+from ..upstream.names import Names
 from ..upstream.probe import Prober, ProbeResult
 from .asking import Asking
-from .clock import StoreClock
+from .clock import Jumps, StoreClock
 from .listeners import Listeners
 from .neighbours import seen_in
+from .own_faults import OwnFaults
 from .probing import Probing
 from .reports import Reports
 from .tasks import Tasks
@@ -84,8 +92,19 @@ TICK: Final = 0.25
 NEWBORN_WAIT: Final = 3.0
 """Seconds to wait, after finding no document where one may be lost, before making one."""
 
+LONGEST_WAIT: Final = 5.0
+"""Seconds for which a join waits for a server, and a little more."""
+
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
+
+
+_MARKED: Final = {
+    Change.DRAIN: observe.DRAINED,
+    Change.UNDRAIN: observe.UNDRAINED,
+    Change.PAUSE: observe.PAUSED,
+    Change.RESUME: observe.RESUMED,
+}
 
 
 class Driver:
@@ -100,6 +119,8 @@ class Driver:
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
         reports: what clients report.
+        direct, ahead: server name -> participants past the pool, seconds that its clock is ahead,
+            as far as this process looks for them; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -123,6 +144,8 @@ class Driver:
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
+        self.direct: Callable[[], Mapping[str, int]] = dict
+        self.ahead: Callable[[], Mapping[str, float]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
         )
@@ -156,12 +179,17 @@ class Driver:
         self._asking = Asking(self.process, self.feed)
         self._started = time.time()
         self._clock = StoreClock()
+        self._jumps = Jumps()
+        self._own_faults = OwnFaults(lambda: Names.shared().failing)
+        self._next_tick = math.inf
+        self._stood_until = -math.inf  # when this loop stood still last, for longer than others
         self._writing = Writing(store)
         self._last_tick = time.monotonic()
         self._store_ok = True
         self._store_detail = ""
         self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
+        self._marks: Mapping[str, Mark] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         # The reading of the document that is under way, and the one that begins after it.
         self._loading: asyncio.Task[Document] | None = None
@@ -355,6 +383,11 @@ class Driver:
         """Whether a join may be sent to ``server``: it is one of ours and not confirmed down."""
         return server in self.servers and self.machine.joinable(server, self.now())
 
+    @property
+    def takes_rooms(self) -> bool:
+        """Whether rooms that are nowhere yet may be placed; see `PoolMachine.takes_rooms`."""
+        return self.machine.takes_rooms
+
     def answered_since(self, server: str, moment: float) -> bool:
         """Whether ``server`` passed a probe that began after ``moment`` (monotonic time)."""
         return self._probing.answered_since(server, moment)
@@ -368,6 +401,15 @@ class Driver:
     ) -> Mapping[str, Sequence[str]]:
         """Which servers have each of ``rooms``; see `Probing.where`."""
         return await self._probing.where(rooms, occupied=occupied)
+
+    async def ledger(self) -> Ledger:
+        """
+        All that was counted, as the store has it now.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        return await self._writing.ledger()
 
     async def is_full(self, server: str, room: str) -> bool | None:
         """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
@@ -390,6 +432,10 @@ class Driver:
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
         said so.
         """
+        if kind is Cause.TIMEOUT and self._stood_still():
+            self.own_fault("the event loop stood still", server)
+            self.probe(server)
+            return
         known = self.machine.document
         seen_at = (known.revision if known else 0) if revision is None else revision
         if source in (FaultSource.JOIN, FaultSource.VERIFIED) or kind in REFUSALS:
@@ -405,6 +451,22 @@ class Driver:
                 reports=reports,
             )
         )
+
+    def own_fault(self, what: str, server: str) -> None:
+        """
+        This process, or its machine, is why ``server`` could not be asked: it is not blamed.
+
+        ``what`` is a few constant words.
+        """
+        self._own_faults.seen(what, server=server)
+
+    def _stood_still(self) -> bool:
+        """Whether what was waited for lately may have been here, and not been heard."""
+        now = time.monotonic()
+        return self._is_late(now) or now - self._stood_until < LONGEST_WAIT
+
+    def _is_late(self, now: float) -> bool:
+        return now > self._next_tick + stalls.STALL
 
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""
@@ -434,7 +496,7 @@ class Driver:
         if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
-        return await self._asking.ask(
+        answer = await self._asking.ask(
             RotateAsked(
                 request="",
                 reason=reason,
@@ -445,6 +507,49 @@ class Driver:
                 participants=participants,
             )
         )
+        return answer.rotation
+
+    async def mark(
+        self,
+        change: Change,
+        *,
+        actor: str,
+        server: str = "",
+        reason: str = "",
+        expected_revision: int | None = None,
+        force: bool = False,
+    ) -> Answered:
+        """
+        Drain, undrain, pause or resume by hand.
+
+        Raises:
+            RotationRefused, UnknownServer: it is not done, and why.
+            StoreUnavailable: the store did not answer; nothing was written.
+            StoreOutcomeUnknown: it did not answer in time; the change may be written.
+        """
+        await self.reload()  # what somebody set a moment ago is not set again
+        answer = await self._asking.ask(
+            MarkAsked(
+                request="",
+                change=change,
+                actor=actor,
+                server=server,
+                reason=reason,
+                expected_revision=expected_revision,
+                force=force,
+                participants=await self._read_rows(),
+            )
+        )
+        if answer.changed:
+            observe.event(
+                _MARKED[change],
+                logging.WARNING,
+                server=server or None,
+                by=actor,
+                reason=reason or None,
+                revision=answer.revision,
+            )
+        return answer
 
     # -- events and actions --
 
@@ -493,9 +598,12 @@ class Driver:
                 self._probing.probe(server, signed=signed)
             case Answered() | Refused():
                 self._asking.answered(action)
-            case Announce(rotation=rotation):
+            case Announce(rotation=rotation, document=document):
                 if rotation is not None:
                     self._writing.remember([rotation])
+                if document.marks != self._marks:
+                    self._news.set()  # somebody may wait until every process has heard of it
+                self._marks = document.marks
                 self._announced.tell(action)
             case Note(event=name, fields=fields):
                 observe.event(name, logging.WARNING, **dict(fields))
@@ -534,7 +642,8 @@ class Driver:
         """Read what the store holds, and follow it."""
         before = self.machine.document
         loaded = await self.store.load()
-        self._clock.sync(loaded)
+        if (by := self._clock.sync(loaded)) > 0:
+            self.feed(ClockSet(by=by))
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
 
@@ -604,7 +713,12 @@ class Driver:
 
     async def _ticks(self) -> None:
         while True:
+            self._next_tick = time.monotonic() + TICK
             await asyncio.sleep(TICK)
+            if self._is_late(time.monotonic()):
+                self._stood_until = time.monotonic()
+            await self._look_at_clock()
+            self._own_faults.look()
             gap = time.monotonic() - self._last_tick
             self._last_tick = time.monotonic()
             if gap > STALL:
@@ -614,6 +728,13 @@ class Driver:
                 await self._catch_up()
             else:
                 self.feed(Tick())
+
+    async def _look_at_clock(self) -> None:
+        """A clock that was set is told, and the store's, which may be the same one, read again."""
+        if by := self._jumps.look():
+            observe.event(observe.CLOCK_JUMPED, logging.WARNING, seconds=by)
+            with contextlib.suppress(PoolError):
+                await self.reload()
 
     async def _catch_up(self) -> None:
         """After a stall: read again; where nothing can be read, what is known has to do."""
@@ -628,6 +749,7 @@ class Driver:
     def row(self) -> ProcessRow:
         """What this process tells the others of itself now."""
         health: dict[str, Mapping[str, object]] = {}
+        document = self.machine.document
         for name, result in self.last_probe.items():
             health[name] = {"health": self.machine.health(name).value, **result.public()}
             if (seen := self._probing.signed.get(name)) is not None:
@@ -648,6 +770,9 @@ class Driver:
             health=health,
             sessions=dict(self.sessions()),
             probing=self.probing,
+            revision=document.revision if document else 0,
+            direct=dict(self.direct()),
+            ahead=dict(self.ahead()),
         )
 
     async def _beats(self) -> None:

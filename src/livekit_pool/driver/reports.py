@@ -12,8 +12,9 @@ delays another's truth:
                                from there and are believed, at most 4
     a fault was found          no other verification of that server for 5 s, doubled up to 60 s:
                                the machine knows
-    any report                 at most 6 a minute of one reporter; at most 60 of one address that
-                               start a verification or make the store be read
+    any report                 at most 6 a minute of one reporter and 1,200 of one address, behind
+                               which there may be an office; 20 of all may make the store be read,
+                               which may cost money
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ from .verifying import Found, Verifying
 __all__ = ["Report", "Reported", "Reports", "Standing"]
 
 PER_REPORTER: Final = 6
-PER_ADDRESS: Final = 60
+PER_ADDRESS: Final = 1200
+READS: Final = 20
+"""Reports in a minute; see the head of this file."""
 
 REUSE: Final = 5.0
 """Seconds for which what a verification found answers whoever else reports."""
@@ -177,6 +180,7 @@ class Reports:
         self._faulty = Doubts(first=5.0, longest=60.0)  # servers
         self._of_reporter = Allowance(PER_REPORTER, clock=_now)
         self._of_address = Allowance(PER_ADDRESS, clock=_now)
+        self._reads = Allowance(READS, clock=_now)
         self._told: dict[str, tuple[float, int]] = {}  # code -> when it was, and its count then
 
     async def take(self, report: Report) -> Reported:
@@ -197,6 +201,7 @@ class Reports:
 
     async def _take(self, report: Report) -> Reported:
         self._limit(self._of_reporter, report.reporter)
+        self._limit(self._of_address, report.address)
         if report.server not in self._servers:
             raise UnknownServer(
                 "No server of the pool has that name: send the one that came with your token."
@@ -233,7 +238,7 @@ class Reports:
         """The document, as new as the reporter's."""
         document = self._asker.document
         if report.revision > document.revision:
-            self._limit(self._of_address, report.address)
+            self._limit(self._reads, "store")
         document = await self._asker.fresh(report.revision)
         if report.revision <= document.revision:
             return document
@@ -266,7 +271,6 @@ class Reports:
             return Standing.DISMISSED
         if self._addresses.doubtful(report.address, now, voices=_heard(state, report)):
             return Standing.DISMISSED
-        self._limit(self._of_address, report.address)
         state.who, state.reports = set(), 0
         self._serve(state, report)
         self._tasks.spawn(self._verify(self._servers[report.server], state))

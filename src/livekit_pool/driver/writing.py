@@ -7,11 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 from .. import observe
+from ..core import minutes
 from ..core.actions import Restore, Swap
 from ..core.document import Rotation
 from ..core.events import SwapAnswered
@@ -36,6 +39,7 @@ class Writing:
         self._store = store
         self._rotations: deque[Rotation] = deque(maxlen=REMEMBERED)
         self._ledger: Ledger = {}
+        self._read_at = -math.inf
         self._ledger_lost = asyncio.Event()
 
     def remember(self, rotations: Iterable[Rotation]) -> None:
@@ -68,11 +72,24 @@ class Writing:
             action.found, action.document, action.operation, (*known, action.note)
         )
 
+    async def ledger(self) -> Ledger:
+        """
+        All that was counted; kept, in case the store loses it.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        found = await self._store.ledger()
+        self._ledger = _merged(self._ledger, found)
+        self._read_at = time.monotonic()
+        return found
+
     async def keep_copies(self) -> None:
-        """Read the ledger, again and again, and bring it back with a document that was lost."""
+        """Read the ledger if nobody else does, and bring it back with a document that was lost."""
         while True:
-            with contextlib.suppress(StoreError):
-                self._ledger = _merged(self._ledger, await self._store.ledger())
+            if time.monotonic() >= self._read_at + COPY:
+                with contextlib.suppress(StoreError):
+                    await self.ledger()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(COPY, self._store.heartbeat)):
                     await self._ledger_lost.wait()
@@ -101,10 +118,8 @@ def _say(action: Swap | Restore) -> None:
 
 
 def _merged(one: Ledger, other: Ledger) -> Ledger:
-    """The higher one of each two sums."""
-    merged = {writer: dict(sums) for writer, sums in one.items()}
-    for writer, sums in other.items():
-        kept = merged.setdefault(writer, {})
-        for key, total in sums.items():
-            kept[key] = max(total, kept.get(key, 0))
-    return merged
+    """The higher one of each two sums, without those that say nothing any more."""
+    return {
+        writer: minutes.pruned(minutes.merged(one.get(writer, {}), other.get(writer, {})))
+        for writer in one.keys() | other.keys()
+    }

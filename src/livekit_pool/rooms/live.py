@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from ..core.actions import Announce
 from ..driver import Driver
-from ..exceptions import StoreError
+from ..exceptions import NoServer, StoreError
 from ..stores.base import Placement, Settling, Stale
 from .placing import STALE_PAUSE, Placing
 
@@ -133,6 +133,13 @@ class Rooms:
             room.placement.server for room in self if room.sessions and room.placement is not None
         )
 
+    def occupied(self, server: str) -> dict[str, int]:
+        """Name of each room with sessions of this process on ``server`` -> how many."""
+        counts = {
+            room.name: sum(session.server == server for session in room.sessions) for room in self
+        }
+        return {name: count for name, count in counts.items() if count}
+
     # -- where a room is --
 
     async def resolve(self, name: str, known: Placement | None = None) -> Placement:
@@ -146,6 +153,8 @@ class Rooms:
 
         Raises:
             StoreError, NoAnswer: the store does not answer, and never did.
+            NoServer: the room is nowhere yet, and the active server, being drained, gets no new
+                ones.
         """
         driver = self._driver
         if driver.machine.document is None and known is not None and known.server in driver.servers:
@@ -159,6 +168,10 @@ class Rooms:
                 # It is followed: whoever joins confirms it at the end, with the store.
                 return await self._moved_if_due(room.placement)
             await self._wait_after_gap(name)
+            if not driver.takes_rooms:
+                if (there := await self._placing.find(name)) is None:
+                    raise NoServer(f"{driver.active_server} is drained, and no other is available.")
+                return await self._moved_if_due(there)
             answer = await self._placing.place(name, driver.active_server, document.revision)
             if isinstance(answer, Stale):
                 before = driver.document.revision
@@ -175,7 +188,7 @@ class Rooms:
         """What `resolve` would answer, if nothing has to be waited for; None if something has."""
         driver, placing = self._driver, self._placing
         document = driver.machine.document
-        if document is None or not placing.prompt or driver.stalled():
+        if document is None or not placing.prompt or driver.stalled() or not driver.takes_rooms:
             return None
         room = self._rooms.get(name)
         placement = room.placement if room is not None and room.sessions else None

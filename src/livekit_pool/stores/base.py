@@ -9,7 +9,7 @@ implementation is wrong.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -33,6 +33,7 @@ __all__ = [
     "Store",
     "SwapOutcome",
     "Swapped",
+    "check_fold",
     "check_restore",
     "check_swap",
     "check_totals",
@@ -53,8 +54,8 @@ Ledger = Mapping[str, Mapping[str, int]]
 """
 What was counted: writer -> key -> the sum that this writer has counted so far.
 
-Writer and key are any texts; what is true of a key is the sum over all writers. Because a sum
-only grows, writing it again, late, or from a copy counts nothing twice.
+Writer and key are any texts. Because a sum only grows, writing it again, late, or from a copy
+counts nothing twice. What the sums mean is for `livekit_pool.core.minutes` to say.
 """
 
 
@@ -130,6 +131,9 @@ class ProcessRow:
             (JSON); ``signed`` is {"outcome", "began", "detail"} of its newest signed probe.
         sessions: server name -> number of participants connected through this process.
         probing: whether it is the one that probes on its machine.
+        revision: of the document that it follows; 0 before it has one.
+        direct: server name -> number of participants that came past the pool, if it looks for them.
+        ahead: server name -> seconds that its clock is ahead of the store's, if it looks for that.
     """
 
     process: str
@@ -140,6 +144,9 @@ class ProcessRow:
     health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
+    revision: int = 0
+    direct: Mapping[str, int] = field(default_factory=dict)
+    ahead: Mapping[str, float] = field(default_factory=dict)
     beat: float = 0.0
 
 
@@ -356,6 +363,30 @@ class Store(Protocol):
     async def ledger(self) -> Ledger:
         """All that was counted, by all writers."""
 
+    async def fold(
+        self,
+        writer: str,
+        key: str,
+        expected: int,
+        totals: Mapping[str, int],
+        drop: Collection[str],
+    ) -> bool:
+        """
+        Make what ``writer`` has counted shorter, in one step: put ``totals`` in the place of its
+        sums of the same keys, and delete those of the keys in ``drop``.
+
+        It is done only if the writer's sum of ``key`` still is ``expected`` (0 also where it has
+        none). ``totals`` has another one for it: so it is done once, by one of those who try, and
+        once by one who repeats it because the answer was lost. What is counted meanwhile stays,
+        but for what is dropped.
+
+        Returns:
+            whether it was done by this call.
+
+        Raises:
+            ValueError: ``totals`` leave the sum of ``key`` as it is, or as `count` raises.
+        """
+
     # -- processes --
 
     async def beat(self, row: ProcessRow) -> None:
@@ -397,6 +428,13 @@ def check_restore(found: Document | None, document: Document, history: Sequence[
         raise ValueError(f"revision {document.revision} is not above {found.revision}")
     if any(rotation.revision > document.revision for rotation in history):
         raise ValueError(f"the history goes beyond revision {document.revision}")
+
+
+def check_fold(writer: str, key: str, expected: int, totals: Mapping[str, int]) -> None:
+    """Raise what `Store.fold` promises for one that could be done twice."""
+    if totals.get(key, expected) == expected:
+        raise ValueError(f"a fold at {key} {expected} must change it")
+    check_totals({writer: totals})
 
 
 def check_totals(totals: Ledger) -> None:

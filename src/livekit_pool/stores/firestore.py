@@ -14,7 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,6 +43,7 @@ from .base import (
     Settling,
     Stale,
     Swapped,
+    check_fold,
     check_restore,
     check_swap,
     check_totals,
@@ -266,6 +275,36 @@ class FirestoreStore:
     async def ledger(self) -> Ledger:
         found = await self._open().query("ledger", Budget())
         return {_name_of(entry): values.read_sums(entry.fields) for entry in found}
+
+    async def fold(
+        self,
+        writer: str,
+        key: str,
+        expected: int,
+        totals: Mapping[str, int],
+        drop: Collection[str],
+    ) -> bool:
+        check_fold(writer, key, expected, totals)
+        client, budget = self._open(), Budget()
+        name = self._address.below("ledger", writer)
+        while True:
+            entry = (await client.read([name], budget)).get(name)
+            sums = {} if entry is None else values.read_sums(entry.fields)
+            if sums.get(key, 0) != expected:
+                return False
+            new = {each: total for each, total in sums.items() if each not in drop} | dict(totals)
+            write = types.Write(
+                update=types.Document(name=name, fields=values.sums_fields(new)),
+                current_document=as_written(entry.update_time if entry else None),
+            )
+            try:
+                await client.commit([write], budget)
+            except (Conflict, Busy):
+                if budget.spent:
+                    raise Busy("Firestore has too many writes to the ledger at once.") from None
+                await asyncio.sleep(random.uniform(0.05, 0.2))
+            else:
+                return True
 
     # -- processes --
 

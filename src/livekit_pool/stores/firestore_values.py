@@ -190,6 +190,9 @@ def row_fields(row: ProcessRow) -> dict[str, Value]:
             "health": json.dumps({name: dict(seen) for name, seen in row.health.items()}),
             "sessions": json.dumps(dict(row.sessions)),
             "probing": row.probing,
+            "revision": row.revision,
+            "direct": json.dumps(dict(row.direct)),
+            "ahead": json.dumps(dict(row.ahead)),
         }
     )
 
@@ -207,6 +210,9 @@ def read_row(fields: Mapping[str, Any]) -> ProcessRow | None:
             health=json.loads(content["health"]),
             sessions=json.loads(content["sessions"]),
             probing=content["probing"],
+            revision=content.get("revision", 0),  # a row of an older version has none
+            direct=json.loads(content.get("direct", "{}")),
+            ahead=json.loads(content.get("ahead", "{}")),
             beat=float(content["beat"]),
         )
     except (KeyError, TypeError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,7 @@ from .base import (
     Stale,
     SwapOutcome,
     Swapped,
+    check_fold,
     check_restore,
     check_swap,
     check_totals,
@@ -249,6 +250,24 @@ class MemoryStore:
     async def ledger(self) -> Ledger:
         await self._turn()
         return {writer: dict(sums) for writer, sums in self._ledger.items()}
+
+    async def fold(
+        self,
+        writer: str,
+        key: str,
+        expected: int,
+        totals: Mapping[str, int],
+        drop: Collection[str],
+    ) -> bool:
+        check_fold(writer, key, expected, totals)
+        await self._turn()
+        kept = self._ledger.get(writer, {})
+        if kept.get(key, 0) != expected:
+            return False
+        for dropped in drop:
+            kept.pop(dropped, None)
+        self._ledger[writer] = kept | dict(totals)
+        return True
 
     # -- processes --
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, fields, replace
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +41,7 @@ from .base import (
     Stale,
     SwapOutcome,
     Swapped,
+    check_fold,
     check_restore,
     check_swap,
     check_totals,
@@ -174,7 +183,7 @@ class RedisStore:
             document,
             operation,
             replaces=self._stored(document.lineage, expected),
-            entries=[rotation_to_json(rotation) if rotation else ""],
+            entries=[rotation_to_json(rotation)] if rotation else (),
         )
 
     async def restore(
@@ -297,6 +306,30 @@ class RedisStore:
         except (ValueError, TypeError):
             raise StoreCorrupt("The ledger in LIVEKIT_POOL_STORE is damaged.") from None
         return found
+
+    async def fold(
+        self,
+        writer: str,
+        key: str,
+        expected: int,
+        totals: Mapping[str, int],
+        drop: Collection[str],
+    ) -> bool:
+        check_fold(writer, key, expected, totals)
+        values: list[str | int] = []
+        for each, total in totals.items():
+            values += [json.dumps([writer, each]), total]
+        values += [json.dumps([writer, dropped]) for dropped in drop]
+        # A second try would find it done, and say that it was not.
+        done = await self._write(
+            scripts.FOLD,
+            json.dumps([writer, key]),
+            expected,
+            len(totals),
+            *values,
+            repeats=False,
+        )
+        return bool(done)
 
     # -- processes --
 

@@ -43,6 +43,7 @@ __all__ = [
     "CONFIRM",
     "COUNT",
     "CREATE",
+    "FOLD",
     "HISTORY",
     "LAPSE",
     "LAPSING",
@@ -97,8 +98,8 @@ return 1
     DOCUMENT,
 )
 
-# what is expected: lineage, revision; what is new: lineage, revision, operation, content, rotation
-# (it reads the content only for who has lost: speed is promised for it)
+# what is expected: lineage, revision; what is new: lineage, revision, operation, content, and a
+# rotation if there was one (it reads the content only for who has lost: speed is promised for it)
 SWAP = Script(
     _WHOLE,
     f"""
@@ -106,7 +107,7 @@ local there = redis.call('HMGET', document, 'lineage', 'revision')
 if (there[1] or '') ~= ARGV[2] or (there[2] or '') ~= ARGV[3] then
   return redis.call('HMGET', document, 'lineage', 'revision', 'operation', 'content')
 end
-if ARGV[8] ~= '' then
+if ARGV[8] then
   local lost = redis.call('ZRANGEBYSCORE', history, ARGV[5], ARGV[5])
   redis.call('ZADD', history, ARGV[5], ARGV[8])
   -- One of a lost document may be there still.
@@ -368,6 +369,23 @@ end
 )
 
 LEDGER = Script("ledger", "return redis.call('HGETALL', ledger)")
+
+# [writer, key], the sum expected, how many sums; then [writer, key], sum ...; then what to drop
+FOLD = Script(
+    "ledger",
+    """
+if (redis.call('HGET', ledger, ARGV[2]) or '0') ~= ARGV[3] then return 0 end
+local at = 5
+for _ = 1, tonumber(ARGV[4]) do
+  redis.call('HSET', ledger, ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for dropped = at, #ARGV do
+  redis.call('HDEL', ledger, ARGV[dropped])
+end
+return 1
+""",
+)
 
 # -- processes --
 

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -35,6 +35,7 @@ from .base import (
     Settling,
     Stale,
     Swapped,
+    check_fold,
     check_restore,
     check_swap,
     check_totals,
@@ -281,6 +282,19 @@ class SqliteStore:
 
     async def ledger(self) -> Ledger:
         return await self._database.read(tables.ledger)
+
+    async def fold(
+        self,
+        writer: str,
+        key: str,
+        expected: int,
+        totals: Mapping[str, int],
+        drop: Collection[str],
+    ) -> bool:
+        check_fold(writer, key, expected, totals)
+        return await self._database.write(
+            lambda db: tables.fold(db, writer, key, expected, totals=totals, drop=drop)
+        )
 
     # -- processes --
 

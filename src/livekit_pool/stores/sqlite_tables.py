@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ __all__ = [
     "confirm",
     "count",
     "create",
+    "fold",
     "history",
     "holds",
     "lapse",
@@ -339,6 +340,30 @@ def ledger(db: _Database) -> Ledger:
     for writer, key, total in db.execute("SELECT writer, key, total FROM ledger"):
         found.setdefault(writer, {})[key] = total
     return found
+
+
+def fold(
+    db: _Database,
+    writer: str,
+    key: str,
+    expected: int,
+    *,
+    totals: Mapping[str, int],
+    drop: Collection[str],
+) -> bool:
+    row = db.execute(
+        "SELECT total FROM ledger WHERE writer = ? AND key = ?", (writer, key)
+    ).fetchone()
+    if (row[0] if row else 0) != expected:
+        return False
+    db.executemany(
+        "DELETE FROM ledger WHERE writer = ? AND key = ?", [(writer, dropped) for dropped in drop]
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO ledger (writer, key, total) VALUES (?, ?, ?)",
+        [(writer, each, total) for each, total in totals.items()],
+    )
+    return True
 
 
 # -- processes --

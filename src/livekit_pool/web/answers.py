@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..core.document import Rotation
+from ..core.document import Mark, Rotation
 from ..exceptions import (
     NoAnswer,
     PoolError,
@@ -36,6 +36,7 @@ __all__ = [
     "RETRY_AFTER",
     "ErrorAnswer",
     "ErrorDetail",
+    "MarkAnswer",
     "RotationAnswer",
     "code_of",
     "error_answer",
@@ -127,6 +128,21 @@ class RotationAnswer(BaseModel):
     def json_line(self) -> str:
         """As one line of JSON, with the names that the API uses."""
         return self.model_dump_json(by_alias=True)
+
+
+class MarkAnswer(BaseModel):
+    """What a person set: a drain or a pause."""
+
+    by: str
+    since: str = Field(description="RFC 3339, UTC.")
+    reason: str
+
+    @classmethod
+    def of(cls, mark: Mark | None) -> Self | None:
+        """The answer for ``mark``, if there is one."""
+        if mark is None:
+            return None
+        return cls(by=mark.by, since=rfc3339(mark.since), reason=mark.reason)
 
 
 def rfc3339(moment: float) -> str:

@@ -96,7 +96,7 @@ class Admission(Inquiry):
         if location is not None and location.revision > gateway.pool.revision:
             return False
         placement = gateway.pool.rooms.resolved_now(room.name)
-        if placement is None or not gateway.pool.joinable(placement.server):
+        if placement is None or not self._may_ask(placement):
             return False
         dialer = gateway.dialers[placement.server]
         if not dialer.ready:
@@ -112,11 +112,16 @@ class Admission(Inquiry):
             self._set_alarm(upstream.since)
         return True
 
+    def _may_ask(self, placement: Placement) -> bool:
+        return self._gateway.pool.joinable(placement.server) and not self._is_over(placement)
+
     def _let_in_now(self, placement: Placement, upstream: Upstream) -> bool:
         """Let the client in, if there is a good answer and the placement holds."""
         answer, room = upstream.answer, self._entered
         if answer is None or answer.status != self.GOOD or room is None:
             return False
+        if self._is_over(placement):
+            return False  # it was filled meanwhile
         if not self._gateway.pool.rooms.confirm_now(room, placement, SETTLING):
             return False
         self._let_in(room, placement, upstream, answer)
@@ -170,6 +175,8 @@ class Admission(Inquiry):
         try:
             if not await self._gateway.pool.rooms.confirm(room, placement, SETTLING):
                 return False
+            if self._is_over(placement):
+                return False  # it was filled meanwhile
             # No await from here on: the placement holds until the first byte is out.
             opened = True
         finally:

@@ -17,9 +17,10 @@ from ...core.document import Cause
 from ...core.events import FaultSource
 from ...core.faults import Blame, Classified
 from ...driver.reports import Report, Standing
-from ...exceptions import NoAnswer, PoolError, StoreError, TokenError
+from ...exceptions import NoAnswer, NoServer, PoolError, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
+from ...upstream.connection import Failure
 from ..addresses import neighbourhood
 from .dialer import CONNECT
 from .refusal import Refusal
@@ -44,6 +45,9 @@ _TRIES: Final = 3
 
 _LOOK: Final = 0.25
 """Seconds between two looks at whether what is waited for has happened unheard."""
+
+_FULL: Final = 0.6
+"""Seconds to wait for a rotation away from a server that has as many as it may."""
 
 _NOT_FOUND_V1: Final = "404 page not found"
 """What a server before 1.9.10 says to /rtc/v1; SDKs turn to /rtc on it."""
@@ -181,7 +185,11 @@ class Inquiry:
         if location is not None and (pool.without_document or self._of_this_lineage()):
             known = Placement(room=room.name, server=location.server, revision=location.revision)
         while True:
-            placement = await pool.rooms.resolve(room.name, known)
+            try:
+                placement = await pool.rooms.resolve(room.name, known)
+            except NoServer:
+                await self._changed(_LOOK)
+                continue
             if self._request.query.resume and self._outdated(placement):
                 self._door.answer_leave(self._request)
                 return
@@ -231,13 +239,31 @@ class Inquiry:
         self, room: Room, placement: Placement, asked: Upstream | None = None
     ) -> bool:
         """Try ``placement``, which may be ``asked``; whether the client has been answered."""
+        if asked is None and self._is_over(placement):
+            return await self._turn_away(placement)
         upstream, answer = await self._ask(placement, asked)
         if upstream is None:
             return False
         if answer.status != self.GOOD:
             upstream.abort()
             return await self._refused(placement, upstream, answer)
+        if self._is_over(placement):
+            self._let_go(upstream)
+            return await self._turn_away(placement)
         return await self._accepted(room, placement, upstream, answer)
+
+    def _is_over(self, placement: Placement) -> bool:
+        """Whether its server has as many participants as it may; who resumes is one of them."""
+        return not self._request.query.resume and self._gateway.pool.is_full(placement.server)
+
+    async def _turn_away(self, placement: Placement) -> bool:
+        """Its server is full: wait for a rotation, which may follow; else tell the client."""
+        self._gateway.pool.metering.count_again()
+        await self._changed(_FULL)
+        if not await self._still_right(placement) or not self._is_over(placement):
+            return False
+        self._unavailable("the LiveKit server has as many participants as it may, try again")
+        return True
 
     async def _accepted(
         self, room: Room, placement: Placement, upstream: Upstream, answer: Answer
@@ -273,7 +299,7 @@ class Inquiry:
         except TimeoutError:
             self._fault(placement, Cause.TIMEOUT, "no connection in time")
         except OSError as error:
-            self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
+            self._lost(placement, error)
         except asyncio.CancelledError:
             if self._expired and upstream.connected:
                 self._fault(placement, Cause.TIMEOUT, "no first message in time")
@@ -313,6 +339,15 @@ class Inquiry:
         pool = self._gateway.pool
         return pool.joinable(placement.server) and await pool.rooms.holds(placement)
 
+    def _lost(self, placement: Placement, error: Exception | None) -> None:
+        """There is no connection to the server any more, or none could be made."""
+        failure = Failure.of(error) if isinstance(error, OSError) else None
+        if failure is not None and failure.own:
+            self._gateway.pool.own_fault(failure.detail, placement.server)
+            return
+        what = f"failed: {type(error).__name__}" if error else "lost before an answer"
+        self._fault(placement, Cause.DOWN, f"connection {what}")
+
     def _fault(
         self,
         placement: Placement,
@@ -333,9 +368,7 @@ class Inquiry:
         """The server did not let the client in; whether the client has been answered."""
         if answer.status == 0:
             self._gateway.dialers[placement.server].forget()
-            error = upstream.error
-            what = f"failed: {type(error).__name__}" if error else "lost before an answer"
-            self._fault(placement, Cause.DOWN, f"connection {what}")
+            self._lost(placement, upstream.error)
             await self._hold(placement)
             return False
         refusal = Refusal.of(answer)

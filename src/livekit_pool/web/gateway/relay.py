@@ -97,6 +97,7 @@ class SignalRelay(asyncio.Protocol):
         "_gateway",
         "_move",
         "_said_goodbye",
+        "_stay",
         "active",
         "claims",
         "phase",
@@ -117,6 +118,8 @@ class SignalRelay(asyncio.Protocol):
         self._full = False  # the client reads more slowly than its server writes
         self._move: Placement | None = None  # asked for, and not yet at a frame's end
         self._said_goodbye = False
+        # The SID whose minutes are counted; empty while it is not known, None when it is not here.
+        self._stay: str | None = None
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connected
         self.upstream: Upstream | None = None
         self.phase = Phase.ADMITTING
@@ -276,6 +279,8 @@ class SignalRelay(asyncio.Protocol):
         self.active = resumed  # it was active before, and the server says no more of it
         self._client = FrameStream(masked=True, wanted=_FROM_CLIENT)
         self.phase = Phase.OPEN
+        self._stay = ""
+        self._gateway.pool.metering.entered(server)
         self._admission = None
         self.since = self._gateway.loop.time()
         assert upstream.stream is not None
@@ -354,7 +359,7 @@ class SignalRelay(asyncio.Protocol):
         response = _parsed(message.payload)
         match response.WhichOneof("message"):
             case "join":
-                self.sid = response.join.participant.sid
+                self._is_participant(response.join.participant)
             case "update":
                 self._see(response.update)
             case "refresh_token":
@@ -367,11 +372,28 @@ class SignalRelay(asyncio.Protocol):
         return message.raw
 
     def _see(self, update: rtc.ParticipantUpdate) -> None:
-        """The server tells of participants: is ours active?"""
-        if not self.active:
-            for participant in update.participants:
-                if participant.sid == self.sid:
-                    self.active = participant.state == models.ParticipantInfo.ACTIVE
+        """The server tells of participants: who is ours, after a resume, and is it active?"""
+        if self.active and self.sid:
+            return
+        identity = "" if self.sid else tokens.claims_of(self.claims).identity
+        for participant in update.participants:
+            if self.sid and participant.sid == self.sid:
+                self.active = participant.state == models.ParticipantInfo.ACTIVE
+            elif identity and participant.identity == identity:
+                self._is_participant(participant)
+
+    def _is_participant(self, participant: models.ParticipantInfo) -> None:
+        """The server says who the client's participant is: its minutes are counted from now on."""
+        self.sid = participant.sid
+        if participant.kind != models.ParticipantInfo.EGRESS and self._stay == "":
+            self._stay = self.sid
+            self._gateway.pool.metering.began(self.server, self.sid)
+
+    def _stay_ends(self) -> None:
+        """Its participant is not seen here any more; idempotent."""
+        stay, self._stay = self._stay, None
+        if stay is not None:
+            self._gateway.pool.metering.ended(self.server, stay)
 
     def _refreshed(self, token: str) -> str:
         gateway, room = self._gateway, self.room
@@ -416,6 +438,7 @@ class SignalRelay(asyncio.Protocol):
         """The upstream connection is gone."""
         if self.phase is not Phase.OPEN:
             return
+        self._stay_ends()
         if self._said_goodbye:
             self._close()
             return
@@ -510,6 +533,7 @@ class SignalRelay(asyncio.Protocol):
         upstream, self.upstream = self.upstream, None
         if upstream is None:
             return
+        self._stay_ends()
         upstream.relay = None
         if not goodbye or upstream.lost or self._client is None or not self._client.at_boundary:
             upstream.transport.abort()
@@ -537,6 +561,7 @@ class SignalRelay(asyncio.Protocol):
             self._gateway.pool.rooms.remove(room, self, unsettled=not self.settled)
 
     def _closed(self) -> None:
+        self._stay_ends()
         self._leave_room()
         self.phase = Phase.CLOSED
         self.upstream = None

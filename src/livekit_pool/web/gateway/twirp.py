@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ... import tokens
-from ...exceptions import PoolError, TokenError
+from ...exceptions import NoServer, PoolError, TokenError
 from ...servers import Server
 from ...stores.base import Placement
 from .request import VIA, BadRequest, bearer, came_through, sent_through
@@ -84,6 +84,8 @@ class _Twirp:
             return await self._answer(request)
         except TwirpRefusal as refusal:
             return refusal.response()
+        except NoServer:
+            return self._unavailable("no LiveKit server takes new rooms, try again").response()
         except PoolError:
             # The store is away, or there is no document yet. Its text is for the log, not for here.
             return self._unavailable("the pool cannot tell where the room is, try again").response()

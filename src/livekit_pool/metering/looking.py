@@ -1,0 +1,141 @@
+"""Looking: asks the servers who is on them, so that nobody is missed whom no other witness saw."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+from ..core.health import Health
+from ..driver import Driver
+from ..exceptions import NoAnswer
+from ..upstream.occupancy import Occupancy
+from ..upstream.probe import Prober
+
+__all__ = ["Looking"]
+
+EVERY: Final = 30.0
+"""Seconds between two looks at a server."""
+
+AT_ONCE: Final = 20
+"""Rooms of one server whose participants are asked for in one look."""
+
+AGAIN: Final = 300.0
+"""Seconds after which a room is looked into although its number of participants explains itself."""
+
+_UNEQUAL_CLOCKS: Final = 2.0
+"""Seconds by which a server's clock must differ to be corrected: its date is of whole seconds."""
+
+
+class _Witnesses(Protocol):
+    """Whoever wants to know."""
+
+    def witness(self, server: str, *, sid: str, joined: float, at: float, kind: str) -> None:
+        """A server says that a participant was there."""
+
+
+class Looking:
+    """What the process that probes for its machine asks the servers about their participants."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        prober: Prober,
+        told: _Witnesses,
+        occupied: Callable[[str], Mapping[str, int]],
+    ) -> None:
+        """``occupied`` says how many sessions are here on a server, in each of its rooms."""
+        self._driver = driver
+        self._prober = prober
+        self._told = told
+        self._occupied = occupied
+        self._ahead: dict[str, float] = {}
+        self._direct: dict[str, int] = {}
+        self._looked: dict[tuple[str, str], float] = {}  # server, room -> store time
+        driver.direct = lambda: self._direct
+        driver.ahead = lambda: self._ahead
+
+    def start(self) -> None:
+        """Begin; the driver must be running."""
+        self._driver.keep(self._look_again_and_again)
+
+    def ahead(self, server: str) -> float:
+        """Seconds that the clock of ``server`` is ahead of the store's; 0 if it hardly differs."""
+        seen = [row.ahead[server] for row in self._driver.rows if server in row.ahead]
+        return self._ahead.get(server, seen[0] if seen else 0.0)
+
+    def direct(self, server: str) -> int:
+        """How many participants were on ``server`` past the pool, at the last look."""
+        return self._direct.get(server, 0)
+
+    async def look(self) -> None:
+        """Look at all servers that are not down."""
+        up = [
+            name
+            for name in self._driver.servers
+            if self._driver.machine.health(name) is not Health.DOWN
+        ]
+        self._direct = {name: count for name, count in self._direct.items() if name in up}
+        await asyncio.gather(*(self._look_at(name) for name in up))
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            if self._driver.probing:
+                await self.look()
+                await asyncio.sleep(EVERY)
+            else:
+                self._direct.clear()
+                await asyncio.sleep(1.0)
+
+    async def _look_at(self, name: str) -> None:
+        server = self._driver.servers[name]
+        try:
+            occupancy = await self._prober.occupancy(server)
+        except NoAnswer:
+            return
+        self._set_clock(name, occupancy)
+        rooms = {room: count for room, count in occupancy.rooms.items() if count}
+        through = self._through(name)
+        self._direct[name] = max(0, sum(rooms.values()) - through)
+        for room in self._worth_a_look(name, rooms, through):
+            try:
+                present = await self._prober.present(server, room)
+            except NoAnswer:
+                return
+            at = self._looked[name, room] = self._driver.now()
+            for each in present:
+                # What was told by the server's clock is corrected by whoever is told.
+                at_server = at + self.ahead(name)
+                self._told.witness(
+                    name, sid=each.sid, joined=each.joined, at=at_server, kind=each.kind
+                )
+
+    def _worth_a_look(self, name: str, rooms: Mapping[str, int], through: int) -> Iterable[str]:
+        """The rooms to be looked into, those that were looked into longest ago first."""
+        now = self._driver.now()
+        self._looked = {
+            (server, room): at
+            for (server, room), at in self._looked.items()
+            if server != name or room in rooms
+        }
+        looked = {room: self._looked.get((name, room), -math.inf) for room in rooms}
+        own = self._occupied(name)
+        explained = sum(rooms.values()) == through
+        wanted = [
+            room
+            for room, count in rooms.items()
+            if now >= looked[room] + AGAIN or not (explained or own.get(room) == count)
+        ]
+        return sorted(wanted, key=lambda room: looked[room])[:AT_ONCE]
+
+    def _through(self, name: str) -> int:
+        """How many participants are on the server through all living processes."""
+        others = [row for row in self._driver.rows if row.process != self._driver.process]
+        own = self._driver.sessions().get(name, 0)
+        return own + sum(row.sessions.get(name, 0) for row in others)
+
+    def _set_clock(self, name: str, occupancy: Occupancy) -> None:
+        if occupancy.clock is not None:
+            ahead = occupancy.clock - self._driver.now()
+            self._ahead[name] = ahead if abs(ahead) >= _UNEQUAL_CLOCKS else 0.0

@@ -1,0 +1,263 @@
+"""Metering: writes the ledger, reads it, shortens it, and tells the machine what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from .. import observe
+from ..core import minutes
+from ..core.budget import NONE, Usage
+from ..core.events import UsageSeen
+from ..core.limits import Limits
+from ..driver import Driver
+from ..exceptions import StoreError
+from ..stores.base import HEARTBEAT, Ledger, ProcessRow
+from ..upstream.probe import Prober
+from .evidence import Evidence, sums_of
+from .looking import Looking
+
+__all__ = ["Metering"]
+
+FLUSH: Final = 30.0
+"""Seconds between two writes of what was seen: what the death of a process may lose."""
+
+READ: Final = 15.0
+"""Seconds between two readings of the ledger."""
+
+AFTER_GAP: Final = 60.0
+"""Seconds after the store's return in which nothing is folded: all bring what they saw first."""
+
+LAST_FLUSH: Final = 2.0
+"""Seconds that a planned stop gives the last write."""
+
+FRESH: Final = 1.0
+"""Seconds for which figures are not counted anew, whoever asks for them."""
+
+_AT_ONCE: Final = 250
+"""Stays written in one call, where calls cost nothing: others wait for it."""
+
+_NOT_COUNTED: Final = frozenset({"EGRESS"})
+
+
+class Metering:
+    """The minutes of one process's pool."""
+
+    def __init__(
+        self, driver: Driver, prober: Prober, occupied: Callable[[str], dict[str, int]]
+    ) -> None:
+        """``occupied`` says how many sessions are here on a server, in each of its rooms."""
+        self._driver = driver
+        self._evidence = Evidence(driver.now)
+        self._looking = Looking(driver, prober, self, occupied)
+        self._sessions: Counter[str] = Counter()
+        self._ledger: dict[str, dict[str, int]] = {}
+        self._figures: dict[str, Usage] = {}
+        self._figured_at = -math.inf
+        self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._folds_from = 0.0  # by the store's time
+        self._told_of_loss = False
+        driver.listen_store(self._store_changed)
+
+    def start(self) -> None:
+        """Begin; the driver must be running."""
+        self._driver.keep(self._flush_again_and_again)
+        self._driver.keep(self._read_again_and_again)
+        self._looking.start()
+
+    async def aclose(self) -> None:
+        """Write what is left, if the store takes it at once."""
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LAST_FLUSH):
+                await self.flush()
+
+    # -- witnesses --
+
+    def entered(self, server: str) -> None:
+        """A session on ``server`` is in this process from now on."""
+        self._sessions[server] += 1
+        if self.is_full(server):
+            asyncio.get_running_loop().call_soon(self.count_again)
+
+    def began(self, server: str, sid: str) -> None:
+        """It is that of participant ``sid``, whose minutes are counted."""
+        self._evidence.began(server, sid)
+
+    def ended(self, server: str, sid: str) -> None:
+        """It is over; ``sid`` is empty if it has not begun to be counted."""
+        self._sessions[server] -= 1
+        if sid:
+            self._evidence.ended(server, sid)
+
+    def witness(
+        self, server: str, *, sid: str, joined: float, at: float, kind: str = "STANDARD"
+    ) -> None:
+        """
+        ``server`` says that participant ``sid`` was there.
+
+        In any order, repeated, and as late as `livekit_pool.core.minutes.GRACE` after it.
+
+        Args:
+            joined: when the participant joined, seconds since the epoch by the server's clock;
+                0 if it did not say.
+            at: when the participant was there last, by the same clock.
+            kind: LiveKit's name of the participant's kind. Recorders (EGRESS) are not counted.
+        """
+        if server in self._driver.servers and kind not in _NOT_COUNTED:
+            ahead = self._looking.ahead(server)
+            self._evidence.saw(server, sid, (joined or at) - ahead, at - ahead)
+
+    async def look(self) -> None:
+        """Ask the servers who is on them, now."""
+        await self._looking.look()
+
+    # -- figures --
+
+    def usage(self, server: str, rows: Sequence[ProcessRow] | None = None) -> Usage:
+        """What is used of ``server`` now; by these ``rows``, or those that were read last."""
+        if self._driver.now() >= self._figured_at + FRESH:
+            self._figure()
+        figures = self._figures.get(server, NONE)
+        return replace(figures, participants=self.participants(server, rows))
+
+    def participants(self, server: str, rows: Sequence[ProcessRow] | None = None) -> int:
+        """How many participants are on ``server`` now: through all living processes, and direct."""
+        rows = self._driver.rows if rows is None else rows
+        others = [row for row in rows if row.process != self._driver.process]
+        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in others)
+        direct = [row.direct.get(server, 0) for row in others]
+        return through + max([*direct, self._looking.direct(server)])
+
+    def is_full(self, server: str) -> bool:
+        """Whether ``server`` has as many participants as it may."""
+        most = self._driver.servers[server].max_participants
+        return most is not None and self.participants(server) >= most
+
+    def tell(self) -> None:
+        """Tell the machine what is used of each server."""
+        self._figure()
+        usage = {name: self.usage(name) for name in self._driver.servers}
+        self._driver.feed(UsageSeen(usage=usage))
+
+    def count_again(self) -> None:
+        """Tell it how many participants there are now; the minutes are those told before."""
+        usage = {
+            name: replace(known, participants=self.participants(name))
+            for name, known in self._driver.machine.usage.items()
+        }
+        if usage and usage != self._driver.machine.usage:
+            self._driver.feed(UsageSeen(usage=usage))
+
+    def _figure(self) -> None:
+        """Count anew, with what this process has seen and not written yet."""
+        now = self._figured_at = self._driver.now()
+        mine = sums_of(self._evidence.spans())
+        self._figures = {}
+        for server in self._driver.servers:
+            reset, writer = self._limits(server).reset, minutes.writer(server)
+            kept = self._ledger.get(writer, {})
+            account = minutes.read(minutes.merged(kept, mine.get(writer, {})))
+            self._figures[server] = Usage(
+                used=minutes.used(account, reset.begin(now), now),
+                ends=reset.end(now),
+                mean=minutes.mean(account, now),
+            )
+
+    def _limits(self, server: str) -> Limits:
+        return self._driver.machine.limits.get(server, Limits())
+
+    # -- writing --
+
+    async def flush(self) -> None:
+        """
+        Write what was seen and is not in the store.
+
+        Raises:
+            StoreError: the store does not answer; what was not written is kept.
+        """
+        async with self._flushing:
+            spans = self._evidence.take()
+            waiting = list(spans.items())
+            at_once = len(waiting) if self._metered else _AT_ONCE
+            try:
+                while waiting:
+                    sums = sums_of(dict(waiting[:at_once]))
+                    await self._driver.store.count(sums)
+                    self._learn(sums)
+                    del waiting[:at_once]
+            finally:
+                self._evidence.put_back(dict(waiting))
+                self._tell_of_loss()
+
+    def _learn(self, sums: Ledger) -> None:
+        for writer, totals in sums.items():
+            self._ledger[writer] = minutes.merged(self._ledger.get(writer, {}), totals)
+
+    def _tell_of_loss(self) -> None:
+        if self._evidence.lost and not self._told_of_loss:
+            self._told_of_loss = True
+            observe.event(observe.MINUTES_LOST, logging.ERROR, stays=self._evidence.lost)
+
+    @property
+    def _metered(self) -> bool:
+        """Whether each call of the store may cost money."""
+        return self._driver.store.heartbeat > HEARTBEAT
+
+    def _store_changed(self, ok: bool) -> None:
+        if ok:
+            self._folds_from = self._driver.now() + AFTER_GAP
+            self._wake.set()
+
+    async def _flush_again_and_again(self) -> None:
+        while True:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(FLUSH, self._driver.store.heartbeat)):
+                    await self._wake.wait()
+            if self._driver.store_ok:
+                with contextlib.suppress(StoreError):
+                    await self.flush()
+
+    # -- reading --
+
+    async def _read_again_and_again(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):
+                await self.read()
+            self.tell()
+            await asyncio.sleep(max(READ, self._driver.store.heartbeat))
+
+    async def read(self) -> None:
+        """
+        Read what the store holds; where this process leads its machine, shorten it.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        ledger = await self._driver.ledger()
+        self._ledger = {writer: dict(sums) for writer, sums in ledger.items()}
+        if self._driver.probing and self._driver.now() >= self._folds_from:
+            for server in self._driver.servers:
+                await self._fold(server)
+
+    async def _fold(self, server: str) -> None:
+        writer, reset = minutes.writer(server), self._limits(server).reset
+        account = minutes.read(self._ledger.get(writer, {}))
+        fold = minutes.folded(account, reset, self._driver.now())
+        if fold is None:
+            return
+        done = await self._driver.store.fold(
+            writer, minutes.WATERMARK, fold.expected, fold.totals, fold.drop
+        )
+        if done:
+            kept = self._ledger[writer]
+            for key in fold.drop:
+                kept.pop(key, None)
+            kept.update(fold.totals)

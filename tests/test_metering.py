@@ -1,0 +1,443 @@
+"""Metering: what one process makes of what witnesses say; whole days are in test_ledger_day.py."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from livekit_pool import observe
+from livekit_pool.core import minutes
+from livekit_pool.core.budget import Usage
+from livekit_pool.exceptions import StoreOutcomeUnknown, StoreUnavailable
+from livekit_pool.metering import looking
+from livekit_pool.metering.evidence import Evidence
+from livekit_pool.metering.metering import AFTER_GAP
+from livekit_pool.stores.base import Ledger
+from livekit_pool.stores.memory import MemoryStore
+
+from .ledger_day import BEGIN, MIDNIGHT, Day, Person, Process, used_by
+
+HOUR = 3600.0
+
+
+class Store(MemoryStore):
+    """
+    A store that fails as the test says.
+
+    Attributes:
+        errors: what the next counts raise, one each.
+        unheard: what they raise after they have counted.
+        counts: the stays of each call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[Exception] = []
+        self.unheard: list[Exception] = []
+        self.counts: list[int] = []
+        self.seconds = 2.0
+
+    @property
+    def heartbeat(self) -> float:
+        return self.seconds
+
+    async def count(self, totals: Ledger) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        await super().count(totals)
+        self.counts.append(sum(len(sums) for sums in totals.values()) // 2)
+        if self.unheard:
+            raise self.unheard.pop()
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    async with Store() as store:
+        yield store
+
+
+@pytest.fixture
+def day(store: Store) -> Day:
+    """Nobody is there, and nothing happens but what the test does."""
+    day = Day(store, seed=0, people=0)
+    day.store = store
+    day.now = MIDNIGHT + 6 * HOUR
+    for process in day.processes:
+        process.driver.store = store
+    return day
+
+
+@pytest.fixture
+def one(day: Day) -> Process:
+    """A process that probes for its machine."""
+    return day.processes[0]
+
+
+def join(process: Process, sid: str, server: str = "red") -> None:
+    process.metering.entered(server)
+    process.metering.began(server, sid)
+
+
+async def used(store: Store, server: str = "red") -> float:
+    return await used_by(store, server, MIDNIGHT, MIDNIGHT + 30 * 86_400)
+
+
+class TestEvidence:
+    def evidence(self, limit: int = 10) -> Evidence:
+        self.now = BEGIN
+        return Evidence(lambda: self.now, limit)
+
+    def test_of_a_session_lasts_as_long_as_it(self) -> None:
+        evidence = self.evidence()
+        evidence.began("red", "PA_1")
+        self.now += 60
+        assert evidence.spans() == {("red", "PA_1"): (BEGIN, BEGIN + 60)}
+        evidence.ended("red", "PA_1")
+        self.now += 60
+        assert evidence.take() == {("red", "PA_1"): (BEGIN, BEGIN + 60)}
+        assert evidence.take() == {}
+
+    def test_the_end_of_the_old_session_is_not_that_of_its_resume(self) -> None:
+        evidence = self.evidence()
+        evidence.began("red", "PA_1")
+        self.now += 60
+        evidence.began("red", "PA_1")
+        evidence.ended("red", "PA_1")
+        self.now += 60
+        assert evidence.spans() == {("red", "PA_1"): (BEGIN, BEGIN + 120)}
+        evidence.ended("red", "PA_1")
+        evidence.ended("red", "PA_1")
+        self.now += 60
+        assert evidence.spans() == {("red", "PA_1"): (BEGIN, BEGIN + 120)}
+
+    def test_what_is_put_back_is_merged_with_what_came_since(self) -> None:
+        evidence = self.evidence()
+        self.now += 100
+        evidence.saw("red", "PA_1", BEGIN + 10, BEGIN + 20)
+        taken = evidence.take()
+        evidence.saw("red", "PA_1", BEGIN + 15, BEGIN + 30)
+        evidence.put_back(taken)
+        assert evidence.spans() == {("red", "PA_1"): (BEGIN + 10, BEGIN + 30)}
+
+    def test_of_too_many_the_oldest_is_lost_and_counted(self) -> None:
+        evidence = self.evidence(limit=3)
+        for number in range(5):
+            evidence.saw("red", f"PA_{number}", BEGIN, BEGIN)
+        assert [sid for _, sid in evidence.spans()] == ["PA_2", "PA_3", "PA_4"]
+        assert evidence.lost == 2
+
+    @pytest.mark.parametrize("sid", ["", "x" * 65, "PA_\n", "PA_ü"])
+    def test_what_is_no_sid_is_nobody(self, sid: str) -> None:
+        evidence = self.evidence()
+        evidence.saw("red", sid, BEGIN, BEGIN)
+        evidence.began("red", sid)
+        assert evidence.spans() == {}
+
+    @pytest.mark.parametrize(
+        ("start", "end", "kept"),
+        [
+            (BEGIN - 10, BEGIN + 10, (BEGIN - 10, BEGIN)),  # it was not there in the future
+            (BEGIN + 5, BEGIN + 10, (BEGIN, BEGIN)),
+            (BEGIN - 5, BEGIN - 10, (BEGIN - 10, BEGIN - 10)),
+            (0.0, BEGIN, (BEGIN - 31 * 86_400, BEGIN)),
+            (-1e300, -1e299, (BEGIN - 31 * 86_400, BEGIN - 31 * 86_400)),
+            (math.nan, BEGIN, None),
+            (BEGIN, math.inf, None),
+        ],
+    )
+    def test_what_cannot_be_is_bounded(
+        self, start: float, end: float, kept: tuple[float, float] | None
+    ) -> None:
+        evidence = self.evidence()
+        evidence.saw("red", "PA_1", start, end)
+        assert evidence.spans() == ({} if kept is None else {("red", "PA_1"): kept})
+
+
+class TestWriting:
+    async def test_nothing_is_lost_while_the_store_is_away(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 60
+        store.errors = [StoreUnavailable("away")]
+        with pytest.raises(StoreUnavailable):
+            await one.metering.flush()
+        one.metering.ended("red", "PA_1")
+        day.now += 60
+        assert await used(store) == 0.0
+
+        await one.metering.flush()
+        assert await used(store) == 1.0
+        assert store.counts == [1]
+        await one.metering.flush()
+        assert store.counts == [1], "it has nothing more to say"
+
+    async def test_what_may_be_written_is_written_again_and_counts_once(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 60
+        store.unheard = [StoreOutcomeUnknown("its answer was lost")]
+        with pytest.raises(StoreOutcomeUnknown):
+            await one.metering.flush()
+        await one.metering.flush()
+        assert await used(store) == 1.0
+
+    @pytest.mark.parametrize(("seconds", "counts"), [(2.0, [250, 250, 100]), (300.0, [600])])
+    async def test_many_are_written_in_parts_where_calls_are_free(
+        self, day: Day, one: Process, store: Store, seconds: float, counts: list[int]
+    ) -> None:
+        store.seconds = seconds
+        for number in range(600):
+            join(one, f"PA_{number}")
+        await one.metering.flush()
+        assert store.counts == counts
+
+    async def test_parts_that_were_written_are_not_kept(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        for number in range(300):
+            one.metering.witness("red", sid=f"PA_{number}", joined=day.now, at=day.now)
+        store.unheard = [StoreOutcomeUnknown("its answer was lost")]
+        with pytest.raises(StoreOutcomeUnknown):
+            await one.metering.flush()
+        await one.metering.flush()
+        assert store.counts == [250, 250, 50]
+
+    async def test_a_planned_stop_writes_what_is_left(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 60
+        await one.metering.aclose()
+        assert await used(store) == 1.0
+        store.errors = [StoreUnavailable("away")]
+        await one.metering.aclose()
+
+    async def test_a_loss_is_told_once(
+        self,
+        day: Day,
+        one: Process,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(one.metering._evidence, "_limit", 2)
+        for _ in range(2):
+            for number in range(5):
+                one.metering.witness("red", sid=f"PA_{number}", joined=0, at=day.now)
+            await one.metering.flush()
+        assert [record.message for record in caplog.records] == [observe.MINUTES_LOST]
+
+
+class TestFigures:
+    async def test_of_own_sessions_wait_for_no_store(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 90
+        assert one.metering.usage("red").used == 1.5
+        await one.metering.flush()
+        assert one.metering.usage("red").used == 1.5
+        one.metering.ended("red", "PA_1")
+        await one.metering.read()
+        day.now += 600
+        assert one.metering.usage("red").used == 1.5
+
+    async def test_of_other_processes_are_read(self, day: Day, one: Process, store: Store) -> None:
+        other = day.processes[2]
+        join(other, "PA_1")
+        join(one, "PA_1")  # it resumes through another one
+        join(other, "PA_2")
+        other.people |= {Person("standup", until=0.0, server="red") for _ in range(2)}
+        day.now += 60
+        await other.metering.flush()
+        await one.metering.read()
+        figures = one.metering.usage("red")
+        assert figures == Usage(
+            used=2.0, ends=MIDNIGHT + 31 * 86_400, participants=3, mean=figures.mean
+        )
+        assert figures.mean == pytest.approx(2 / 60)
+
+    async def test_the_machine_is_told_of_each_server(self, day: Day, one: Process) -> None:
+        join(one, "PA_1", "green")
+        day.now += 60
+        one.metering.tell()
+        assert {name: figures.used for name, figures in one.driver.usage.items()} == {
+            "red": 0.0,
+            "green": 1.0,
+            "blue": 0.0,
+        }
+
+    async def test_begin_anew_at_the_reset(self, day: Day, one: Process) -> None:
+        day.now = MIDNIGHT - 120
+        join(one, "PA_1")
+        day.now = MIDNIGHT - 1
+        assert one.metering.usage("red").used == pytest.approx(119 / 60)
+        assert one.metering.usage("red").ends == MIDNIGHT
+        day.now = MIDNIGHT + 60
+        assert one.metering.usage("red").used == 1.0
+
+    @pytest.mark.parametrize(
+        ("server", "kind", "counted"),
+        [("red", "STANDARD", 1.0), ("red", "AGENT", 1.0), ("red", "EGRESS", 0.0), ("x", "SIP", 0)],
+    )
+    async def test_who_counts(
+        self, day: Day, one: Process, store: Store, server: str, kind: str, counted: float
+    ) -> None:
+        one.metering.witness(server, sid="PA_1", joined=day.now - 60, at=day.now, kind=kind)
+        await one.metering.flush()
+        assert await used(store) == counted
+        assert set(await store.ledger()) <= {"minutes:red"}
+
+    async def test_a_full_server_is_told_of_at_once(self, day: Day, one: Process) -> None:
+        red = replace(one.driver.servers["red"], max_participants=3)
+        one.driver.servers = {**one.driver.servers, "red": red}
+        one.metering.tell()
+        join(day.processes[2], "PA_1")
+        day.processes[2].people.add(Person("standup", until=0.0, server="red"))
+        day.now += 2
+        join(one, "PA_2")
+        assert not one.metering.is_full("red")
+        await asyncio.sleep(0)
+        assert one.driver.usage["red"].participants == 0, "it can wait for the next reading"
+        join(one, "PA_3")
+        assert one.metering.is_full("red")
+        await asyncio.sleep(0)
+        assert one.driver.usage["red"].participants == 3
+        one.metering.ended("red", "PA_3")
+        assert not one.metering.is_full("red")
+        assert not one.metering.is_full("green")
+
+
+class TestFolding:
+    async def old(self, day: Day, process: Process) -> None:
+        at = day.now - 3 * HOUR
+        process.metering.witness("red", sid="PA_old", joined=at, at=at + 600)
+        await process.metering.flush()
+
+    async def test_the_one_that_leads_its_machine_shortens_the_ledger(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        await self.old(day, one)
+        await day.processes[1].metering.read()
+        assert "PA_old:to" in (await store.ledger())["minutes:red"]
+
+        await one.metering.read()
+        assert "PA_old:to" not in (await store.ledger())["minutes:red"]
+        assert await used(store) == 10.0
+        assert one.metering.usage("red").used == 10.0
+
+    async def test_two_that_do_it_at_once_count_once(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        await self.old(day, one)
+        other = day.processes[2]
+        one.metering._ledger = other.metering._ledger = {
+            writer: dict(sums) for writer, sums in (await store.ledger()).items()
+        }
+        await one.metering._fold("red")
+        day.now += 1
+        await other.metering._fold("red")
+        assert await used(store) == 10.0
+        await other.metering.read()
+        assert other.metering.usage("red").used == 10.0
+
+    async def test_not_before_all_could_bring_what_they_saw_while_it_was_away(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        await self.old(day, one)
+        for listener in one.driver.store_listeners:
+            listener(True)
+        await one.metering.read()
+        assert "PA_old:to" in (await store.ledger())["minutes:red"]
+        day.now += AFTER_GAP
+        await one.metering.read()
+        assert "PA_old:to" not in (await store.ledger())["minutes:red"]
+
+    async def test_a_watermark_that_a_wrong_clock_set_is_put_back(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        await store.count({"minutes:red": {"until": int((day.now + 1e6) * 1000)}})
+        await one.metering.read()
+        join(one, "PA_1")
+        day.now += 60
+        assert one.metering.usage("red").used == 1.0
+        await one.metering.flush()
+        assert await used(store) == 1.0
+
+
+class TestLooking:
+    def there(self, day: Day, room: str, *sids: str, server: str = "red") -> None:
+        for sid in sids:
+            person = Person(room, until=0.0, direct=True, server=server, sid=sid, joined=day.now)
+            day._here[server].add(person)
+
+    async def test_those_who_came_past_the_pool_are_found(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        self.there(day, "standup", "PA_1", "PA_2")
+        day.now += 60
+        await one.metering.look()
+        day.now += 60
+        await one.metering.look()
+        await one.metering.flush()
+        assert await used(store) == pytest.approx(4.0)
+        assert one.metering.participants("red") == 2
+        assert one.metering.usage("red").participants == 2
+
+    async def test_rooms_that_explain_themselves_are_not_looked_into_each_time(
+        self, day: Day, one: Process
+    ) -> None:
+        self.there(day, "standup", "PA_1")
+        self.there(day, "retro", "PA_2")
+        one.people.add(Person("standup", until=0.0, server="red", sid="PA_1"))
+        await one.metering.look()
+        assert day.counters["rooms looked into"] == 2, "the first time all are"
+        day.now += 30
+        await one.metering.look()
+        assert day.counters["rooms looked into"] == 3, "who is in retro came past the pool"
+        one.people.add(Person("other", until=0.0, server="red", sid="PA_2"))
+        day.now += 30
+        await one.metering.look()
+        assert day.counters["rooms looked into"] == 3, "there are as many as the pool has"
+        day.now += looking.AGAIN
+        await one.metering.look()
+        assert day.counters["rooms looked into"] == 5
+
+    async def test_not_too_many_at_once_and_each_in_its_turn(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        for number in range(50):
+            self.there(day, f"room-{number}", f"PA_{number}")
+        for expected in (20, 40, 60):
+            day.now += 30
+            await one.metering.look()
+            assert day.counters["rooms looked into"] == expected
+        await one.metering.flush()
+        assert len(minutes.read((await store.ledger())["minutes:red"]).stays) == 50
+
+    async def test_a_server_that_is_down_is_not_asked_and_has_nobody(
+        self, day: Day, one: Process
+    ) -> None:
+        self.there(day, "standup", "PA_1")
+        await one.metering.look()
+        assert one.metering.participants("red") == 1
+        day.up.discard("red")
+        await one.metering.look()
+        assert one.metering.participants("red") == 0
+
+    async def test_a_clock_that_is_wrong_is_corrected_for_all_processes(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        other = day.processes[1]
+        await one.metering.look()
+        day.now += 60
+        skew = 90.0  # green's, in days that are played
+        at = day.now + skew
+        other.metering.witness("green", sid="PA_1", joined=at - 60, at=at)
+        await other.metering.flush()
+        assert await used(store, "green") == pytest.approx(1.0, abs=1 / 60)

@@ -1,0 +1,207 @@
+"""What the gateway's sessions tell of minutes, and joins to a server that is full."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from livekit.protocol import models, rtc
+
+from livekit_pool import tokens
+from livekit_pool.web.gateway.frames import encode
+from tests.web.gateway.a_pool import PONG, SID, SWITCHED, Line, Setting, a_pool
+from tests.web.served import Connection, until
+
+LAST = encode(PONG)
+"""The message by which a client sees that those before it have been passed on."""
+
+EGRESS = models.ParticipantInfo(sid="PA_recorder", kind=models.ParticipantInfo.EGRESS)
+
+
+def stays(setting: Setting) -> dict[tuple[str, str], float]:
+    """How long each stay has lasted that the process knows of."""
+    spans = setting.pool.metering._evidence.spans()
+    return {stay: end - start for stay, (start, end) in spans.items()}
+
+
+async def ended(setting: Setting, server: str = "red") -> None:
+    """Nobody is on ``server`` any more."""
+    await until(lambda: setting.pool.metering.participants(server) == 0)
+
+
+async def test_a_session_is_a_stay_until_its_client_goes() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        assert setting.pool.metering.participants("red") == 1
+        assert setting.pool.metering.participants("green") == 0
+        await until(lambda: stays(setting)["red", SID] > 0.05)
+
+        connection.close()
+        await ended(setting)
+        lasted = stays(setting)
+        assert lasted.keys() == {("red", SID)}
+        await asyncio.sleep(0.05)
+        assert stays(setting) == lasted
+
+
+async def test_a_session_whose_server_breaks_off_ends_then() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        setting.red.lines[0].writer.transport.abort()
+        await ended(setting)
+        connection.close()
+
+
+async def test_a_session_that_moves_ends_on_the_old_server() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        for relay in list(setting.gateway._unsettled):
+            relay.active = True
+        await setting.pool.rotate("away from red")
+        await ended(setting)
+        assert stays(setting).keys() == {("red", SID)}
+        connection.close()
+
+
+async def test_a_recorder_is_no_stay_but_a_participant() -> None:
+    async def joins(line: Line) -> None:
+        join = rtc.SignalResponse(join=rtc.JoinResponse(participant=EGRESS))
+        line.writer.write(SWITCHED + encode(join.SerializeToString()) + LAST)
+
+    async with a_pool(joins) as setting:
+        connection = await setting.asks()
+        await connection.until(LAST)
+        assert setting.pool.metering.participants("red") == 1
+        assert stays(setting) == {}
+        connection.close()
+        await ended(setting)
+        assert stays(setting) == {}
+
+
+async def test_a_resumed_session_is_the_stay_that_the_server_names() -> None:
+    """The answer to a resume does not say who it is; the list of participants after it does."""
+    others = [models.ParticipantInfo(sid="PA_bob", identity="bob")]
+    own = models.ParticipantInfo(sid=SID, identity="alice")
+
+    async def resumes(line: Line) -> None:
+        reconnect = rtc.SignalResponse(reconnect=rtc.ReconnectResponse())
+        line.writer.write(SWITCHED + encode(reconnect.SerializeToString()))
+        for participants in (others, [*others, own], others):
+            update = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=participants))
+            line.writer.write(encode(update.SerializeToString()))
+        line.writer.write(LAST)
+
+    async with a_pool(resumes) as setting:
+        claims = tokens.verify(setting.token(), setting.pool.pair).raw
+        token = tokens.news(claims, setting.pool.pair, revision=1, server_name="red")
+        await setting.pool.place("standup")
+        connection = await asks_to_resume(setting, token)
+        await connection.until(LAST)
+        assert stays(setting).keys() == {("red", SID)}
+        assert setting.pool.metering.participants("red") == 1
+        connection.close()
+        await ended(setting)
+
+
+async def asks_to_resume(setting: Setting, token: str) -> Connection:
+    connection = await setting.served.connect()
+    connection.writer.write(
+        b"GET /rtc?protocol=16&reconnect=1 HTTP/1.1\r\nHost: pool\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
+    )
+    return connection
+
+
+# -- a server that is full --
+
+
+def limited(setting: Setting, **most: int) -> None:
+    """Say how many participants each server may have at most."""
+    metering, machine = setting.pool.metering, setting.pool.driver.machine
+    servers = dict(setting.pool.driver.servers)
+    for name, count in most.items():
+        servers[name] = replace(servers[name], max_participants=count)
+        machine.limits[name] = replace(machine.limits[name], max_participants=count)  # type: ignore[index]
+    setting.pool.driver.servers = servers  # type: ignore[misc]
+    metering.tell()
+
+
+async def test_a_join_to_a_full_server_is_told_when_to_try_again() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        limited(setting, red=1, green=1)
+        first = await setting.session()
+        await until(lambda: setting.pool.metering.is_full("red"))
+
+        refused = await (await setting.asks()).rest()
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in refused
+        assert refused.endswith(b"the LiveKit server has as many participants as it may, try again")
+        assert len(setting.red.lines) == 1, "it was not asked"
+        assert setting.pool.active_server == "red", "green would be full, too"
+
+        first.close()
+        await ended(setting)
+        (await setting.session()).close()
+
+
+async def test_of_joins_that_come_together_no_more_are_let_in_than_may() -> None:
+    go = asyncio.Event()
+    gone: list[bytes] = []
+
+    async def waits(line: Line) -> None:
+        await go.wait()
+        await line.joins()
+        gone.append(await line.reader.read(64))
+
+    async with a_pool(waits) as setting:
+        limited(setting, red=3, green=3)
+        connections = [await setting.asks() for _ in range(8)]
+        await until(lambda: len(setting.red.lines) == 8)
+        go.set()
+        heads = [await each.until(b"\r\n\r\n") for each in connections]
+        statuses = sorted(head.split()[1] for head in heads)
+        assert statuses == [b"101"] * 3 + [b"503"] * 5
+        assert setting.pool.metering.participants("red") == 3
+        # The server is told that those who were turned away are gone.
+        await until(lambda: len(gone) == 5)
+        assert all(gone)
+        for each in connections:
+            each.close()
+
+
+async def test_everybody_moves_to_a_server_that_has_room_and_the_join_goes_there() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        limited(setting, red=1)
+        first = await setting.session()
+        await until(lambda: setting.pool.active_server == "green")
+        (rotation,) = await setting.pool.history()
+        assert (rotation.cause.value, rotation.reason) == (
+            "participant_limit",
+            "1 participants, of 1",
+        )
+        first.close()
+
+
+async def test_who_resumes_is_there_already() -> None:
+    async def answers(line: Line) -> None:
+        if not setting.red.lines[1:]:
+            await line.joins()
+            return
+        reconnect = rtc.SignalResponse(reconnect=rtc.ReconnectResponse())
+        line.writer.write(SWITCHED + encode(reconnect.SerializeToString()))
+
+    async with a_pool(answers) as setting:
+        limited(setting, red=1, green=1)
+        first = await setting.session()
+        await until(lambda: setting.pool.metering.is_full("red"))
+        claims = tokens.verify(setting.token(), setting.pool.pair).raw
+        token = tokens.news(claims, setting.pool.pair, revision=1, server_name="red")
+        connection = await asks_to_resume(setting, token)
+        assert b" 101 " in (await connection.until(b"\r\n\r\n")).splitlines()[0]
+        connection.close()
+        first.close()
