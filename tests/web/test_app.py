@@ -238,6 +238,10 @@ async def test_the_openapi_document_tells_what_is_true() -> None:
         "/pool/status",
         "/pool/history",
         "/pool/rotate",
+        "/pool/servers/{name}/drain",
+        "/pool/servers/{name}/undrain",
+        "/pool/pause",
+        "/pool/resume",
         "/pool/events",
         "/pool/token",
     }
