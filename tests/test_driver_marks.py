@@ -19,6 +19,7 @@ from livekit_pool.core.machine import Role
 from livekit_pool.core.stored import rfc3339
 from livekit_pool.driver import Driver
 from livekit_pool.exceptions import NoServer, RevisionConflict, UnknownServer
+from livekit_pool.metering import Metering
 from livekit_pool.status import status
 from livekit_pool.stores import store_from_url
 from livekit_pool.upstream.probe import Prober
@@ -94,7 +95,7 @@ async def test_every_process_sees_a_mark_and_so_do_those_that_start_later(
 
     async with process(path, prober) as third:
         assert third.document.marks == marks
-        shown = await status(third)
+        shown = await status(third, Metering(third, cast(Prober, prober), lambda _: {}))
         assert shown["paused"] == {
             "by": "ben",
             "since": rfc3339(marks[""].since),

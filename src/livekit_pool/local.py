@@ -316,9 +316,20 @@ class LocalServer:
         """
         Stop it the way LiveKit is stopped for good, and wait until it is gone.
 
-        The first SIGTERM lets calls go on; the second, like this, ends them: participants are sent
-        Leave with action DISCONNECT and reason SERVER_SHUTDOWN.
+        The first SIGTERM lets calls go on; the second ends them: participants are sent Leave with
+        action DISCONNECT and reason SERVER_SHUTDOWN.
         """
+        if self._process is None:
+            return
+        await self.ask_to_stop()
+        self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, 10)
+        finally:
+            await self.kill()
+
+    async def ask_to_stop(self) -> None:
+        """SIGTERM it once, and wait until it knows: it goes on until nobody is in any room."""
         if self._process is None:
             return
         await asyncio.sleep(self._answered_at + _DEAF_SECONDS - time.monotonic())
@@ -330,11 +341,6 @@ class LocalServer:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
-        self._process.terminate()
-        try:
-            await asyncio.to_thread(self._process.wait, 10)
-        finally:
-            await self.kill()
 
     async def freeze(self) -> None:
         """SIGSTOP it: its kernel goes on accepting connections and it answers none."""

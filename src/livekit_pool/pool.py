@@ -236,6 +236,14 @@ class Pool:
         """Seconds that a caller should wait who found no server, for ``Retry-After``."""
         return self.driver.machine.retry_after(self.now())
 
+    def can_leave(self, server: str) -> bool:
+        """Whether who is refused by ``server`` may hope to be sent to another one soon."""
+        return self.driver.machine.can_leave(server, self.now())
+
+    def takes_our_key(self, server: str, since: float) -> bool:
+        """Whether ``server`` took a token of our own making since then, by `now`."""
+        return self.driver.machine.takes_our_key(server, since)
+
     # -- what it does --
 
     async def token(

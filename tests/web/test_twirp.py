@@ -30,6 +30,7 @@ from livekit.api import (
 )
 from livekit.protocol.egress import RoomCompositeEgressRequest
 
+from livekit_pool.config import Settings
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSource
 from livekit_pool.exceptions import NoServer, StoreUnavailable
@@ -55,11 +56,14 @@ class HandPool:
     def __init__(self, *servers: Server) -> None:
         self.servers = {server.name: server for server in servers}
         self.pair = PAIR
+        self.settings = Settings(join_timeout=1.5)
+        self.stuck = False
         self.active = servers[0].name
         self.placements: dict[str, str] = {}
         self.down: set[str] = set()
         self.moving: Callable[[], bool] = lambda: False
         self.faults: list[tuple[str, Cause, FaultSource, str, int | None]] = []
+        self.waits: list[float | None] = []
         self.on_fault: Callable[[str], None] = lambda server: None
         self.store_away = False
         self.takes_rooms = True
@@ -78,6 +82,9 @@ class HandPool:
 
     def retry_after(self) -> int:
         return 3
+
+    def can_leave(self, server: str) -> bool:
+        return server != self.active or not self.stuck
 
     def on_the_move(self, room: str) -> bool:
         return self.moving()
@@ -118,7 +125,10 @@ class HandPool:
         source: FaultSource,
         detail: str = "",
         revision: int | None = None,
+        *,
+        retry_after: float | None = None,
     ) -> None:
+        self.waits.append(retry_after)
         self.faults.append((server, kind, source, detail, revision))
         self.on_fault(server)
 
@@ -298,7 +308,7 @@ async def test_a_dead_servers_rooms_are_missing_and_the_others_are_listed(
         listed = await api.room.list_rooms(ListRoomsRequest())
     assert [room.name for room in listed.rooms] == ["on-red"]
     assert pool.faults == [
-        ("green", Cause.DOWN, FaultSource.JOIN, "a call failed: connection refused", 7)
+        ("green", Cause.DOWN, FaultSource.CALL, "a call failed: connection refused", 7)
     ]
 
 
@@ -371,7 +381,7 @@ async def test_a_server_that_refuses_its_key_is_at_fault_and_the_caller_is_not(
     front = await front_of(pool, stack)
     status, headers, content = await front.post("livekit.RoomService/ListRooms")
     assert (status, content["code"], headers["Retry-After"]) == (503, "unavailable", "3")
-    assert [fault[:3] for fault in pool.faults] == [("red", Cause.DOWN, FaultSource.JOIN)]
+    assert [fault[:3] for fault in pool.faults] == [("red", Cause.CREDENTIALS, FaultSource.CALL)]
     said = caplog.text + repr(pool.faults) + repr(content)
     assert "LiveKit server refused a call" in said
     assert "ey" + "J" not in said
@@ -619,7 +629,7 @@ async def test_the_headers_and_claims_that_reach_a_server(stack: AsyncExitStack)
         ("502 Bad Gateway", b"<h1>bad gateway</h1>", 503, ["s0", "s0"]),
         ("503 Service Unavailable", b'{"code":"unavailable","msg":"full"}', 503, []),
         ("500 Internal Server Error", b"oops", 500, []),
-        ("429 Too Many Requests", b"slow down", 429, []),
+        ("429 Too Many Requests", b"slow down", 503, ["s0"]),
         ("403 Forbidden", b"<h1>forbidden</h1>", 503, ["s0"]),
         ("403 Forbidden", b'{"code":"permission_denied","msg":"no"}', 403, []),
         ("401 Unauthorized", b'{"code":"unauthenticated","msg":"invalid API key"}', 503, ["s0"]),

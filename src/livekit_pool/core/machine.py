@@ -214,6 +214,27 @@ class PoolMachine:
             return self.health(server) is not Health.DOWN
         return not self._health.down_since(server, document.last_rotation)
 
+    def can_leave(self, server: str, now: float) -> bool:
+        """
+        Whether who is refused by ``server`` may hope to be sent to another one soon.
+
+        Not if it is the active one and will stay it: by pause, for want of another, or because
+        the store is away, without which only a server that is down is left.
+        """
+        document = self.document
+        if document is None:
+            return False
+        if self.active_server != server:
+            return True
+        if document.paused is not None or self._stepping.away:
+            return False
+        candidates = self._situation(document, now).candidates
+        return any(c.shared and (c.worth_a_signed_probe or c.worth_a_probe) for c in candidates)
+
+    def takes_our_key(self, server: str, since: float) -> bool:
+        """Whether ``server`` passed a signed probe of this process that began after ``since``."""
+        return self._health.signed_since(server, since)
+
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
         document = self.document

@@ -393,6 +393,10 @@ class Driver:
         """
         return await self._writing.ledger()
 
+    async def is_full(self, server: str, room: str) -> bool | None:
+        """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
+        return await self._probing.is_full(server, room)
+
     def fault(
         self,
         server: str,

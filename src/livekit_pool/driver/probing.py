@@ -126,6 +126,10 @@ class Probing:
         except NoAnswer:
             return {}
 
+    async def is_full(self, server: str, room: str) -> bool | None:
+        """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
+        return await self._prober.is_full(self._servers[server], room)
+
     def probe(self, server: str, *, signed: bool = False) -> asyncio.Task[None]:
         """
         Probe ``server`` at once, unless such a probe of it is under way.

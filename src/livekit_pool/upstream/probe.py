@@ -28,6 +28,7 @@ from ..exceptions import NoAnswer
 from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
+from .full_room import is_full
 from .occupancy import Occupancy, Present, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
@@ -215,6 +216,13 @@ class Prober:
         try:
             return room in await self.list_rooms(server, [room])
         except NoAnswer:
+            return None
+
+    async def is_full(self, server: Server, room: str) -> bool | None:
+        """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
+        try:
+            return await is_full(self._fresh, server, room)
+        except (Refused, aiohttp.ClientError, TimeoutError, OSError):
             return None
 
     # -- attempts --

@@ -272,7 +272,7 @@ async def test_a_join_is_held_no_longer_than_it_may_be(
             await line.joins()
 
     faults: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Pool, "fault", lambda self, *fault: faults.append(fault))
+    monkeypatch.setattr(Pool, "fault", lambda self, *fault, **_: faults.append(fault))
     async with a_pool(then_nothing, join_timeout=seconds) as setting:
         if not first:
             (await enters(setting)).close()
@@ -297,7 +297,7 @@ async def test_a_server_that_is_not_connected_in_time_is_at_fault(
     monkeypatch.setattr(inquiry, "CONNECT", 0.2)
     monkeypatch.setattr(Upstream, "connected", False)
     faults: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Pool, "fault", lambda self, *fault: faults.append(fault))
+    monkeypatch.setattr(Pool, "fault", lambda self, *fault, **_: faults.append(fault))
     async with a_pool(says_nothing, join_timeout=2) as setting:
         connection = await setting.asks()
         await until(lambda: faults)

@@ -11,6 +11,7 @@ import pytest
 from livekit.protocol import models, rtc
 
 from livekit_pool import tokens
+from livekit_pool.core.document import Cause
 from livekit_pool.web.gateway.frames import accept_key, close_frame, encode
 from tests.web.gateway.a_pool import JOIN, MASK, PONG, SID, SWITCHED, Line, a_pool
 from tests.web.served import until
@@ -31,7 +32,6 @@ from tests.web.served import until
             b"HTTP/1.1 400 No\r\nContent-Length: 7\r\n\r\nno room",
             b"no room",
         ),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         (b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nno room\r\n0\r\n\r\n", b""),
     ],
 )
@@ -44,7 +44,33 @@ async def test_a_refusal_is_whole_though_its_connection_stays(answer: bytes, tol
         head = await connection.until(b"\r\n\r\n")
         assert await connection.rest() == told
 
-    assert head.split()[1] in (b"400", b"204")
+    assert head.split()[1] == b"400"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nWelcome",
+        b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_no_livekit_gives_is_the_servers_fault(answer: bytes) -> None:
+    async def another_program(line: Line) -> None:
+        if line in setting.green.lines:
+            await line.joins()
+        else:
+            line.writer.write(answer)
+
+    async with a_pool(another_program) as setting:
+        connection = await setting.asks()
+        await connection.until(JOIN)
+
+        document = setting.pool.document
+        assert (document.active_server, document.cause) == ("green", Cause.DOWN)
+        assert document.reason.endswith("not an answer of LiveKit's")
+        assert len(setting.red.lines) == 3
+        connection.close()
 
 
 async def test_a_first_message_without_end_is_not_collected_for_ever() -> None:

@@ -146,7 +146,7 @@ class Admission(Inquiry):
         if self._task is None and self._gateway.loop.time() >= self._deadline:
             if self._asked is not None and self._asked[1].connected:
                 self._fault(self._asked[0], Cause.TIMEOUT, "no first message in time")
-            self._unavailable("no LiveKit server answered in time, try again")
+            self._unavailable(self._why)
             self._end()
         else:
             super()._ring()

@@ -19,6 +19,7 @@ from ..addresses import client_address
 from ..upgrade import Head
 from .admission import Admission
 from .dialer import Dialer
+from .full_rooms import FullRooms
 from .inquiry import WATCH, Inquiry
 from .relay import Phase, SignalRelay
 from .request import BadRequest, UpgradeRequest
@@ -51,6 +52,7 @@ class Gateway:
         tls: how servers with ``wss`` URLs are verified.
         dialers: what connects to each server, by its name.
         waiting: inquiries to look again when something changed.
+        full_rooms: which rooms may take nobody more.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -59,6 +61,7 @@ class Gateway:
         self.loop: Final = asyncio.get_running_loop()
         self.tls: Final = ssl.create_default_context()
         self.waiting: set[Inquiry] = set()
+        self.full_rooms: Final = FullRooms(pool.driver.is_full, pool.driver.spawn)
         self.dialers: Final = {
             name: Dialer(server, self.loop, self.tls) for name, server in pool.servers.items()
         }

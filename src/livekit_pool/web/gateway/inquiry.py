@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from ... import observe, tokens
 from ...core.document import Cause
 from ...core.events import FaultSource
+from ...core.faults import Blame
 from ...exceptions import NoAnswer, NoServer, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
 from .dialer import CONNECT
+from .refusal import Refusal
 from .request import UpgradeRequest, came_through
 from .upstream import Answer, Upstream
 
@@ -30,16 +32,18 @@ __all__ = ["WATCH", "Door", "Inquiry"]
 WATCH: Final = 0.5
 """Seconds after which a join that has set no time limit for itself does so; few ever do."""
 
-_VERDICT: Final = 0.6
-"""Seconds to wait for a verdict over a server that refused, before its refusal is passed on."""
+_FIRST_PAUSE: Final = 0.3
+"""Seconds before a server is asked again that did not answer well; doubled each time."""
+
+_LONGEST_PAUSE: Final = 1.2
 
 _LOOK: Final = 0.25
-"""Seconds between two looks whether a server may be joined, if nothing is heard of it."""
+"""Seconds between two looks at whether what is waited for has happened unheard."""
 
-_SERVER_TROUBLE: Final = frozenset({502, 503, 504})
-"""Refusals that count as evidence against a server; others may be one room's or one client's."""
+_FULL: Final = 0.6
+"""Seconds to wait for a rotation away from a server that has as many as it may."""
 
-_NOT_FOUND_V1: Final = b"404 page not found"
+_NOT_FOUND_V1: Final = "404 page not found"
 """What a server before 1.9.10 says to /rtc/v1; SDKs turn to /rtc on it."""
 
 
@@ -68,9 +72,12 @@ class Inquiry:
         "_door",
         "_expired",
         "_gateway",
+        "_pause",
         "_request",
         "_retry",
+        "_revision",
         "_task",
+        "_why",
     )
 
     GOOD: ClassVar[int]
@@ -93,6 +100,9 @@ class Inquiry:
         self._task: asyncio.Task[object] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._expired = False  # the client was held as long as it may be
+        self._pause = 0.0  # before the server was asked again
+        self._revision = 0  # at which a server was asked last
+        self._why = "no LiveKit server answered in time, try again"
         self._retry: asyncio.Future[None] | None = None
         """Done when something changed that may make the attempt under way pointless."""
 
@@ -151,7 +161,7 @@ class Inquiry:
             # The alarm's, and nobody else's: then it has come to this.
             if not self._expired or self._task is None or self._task.uncancel():
                 raise
-            self._unavailable("no LiveKit server answered in time, try again")
+            self._unavailable(self._why)
         except (StoreError, NoAnswer):
             self._unavailable("the pool's store does not answer, try again")
         finally:
@@ -241,7 +251,7 @@ class Inquiry:
     async def _turn_away(self, placement: Placement) -> bool:
         """Its server is full: wait for a rotation, which may follow; else tell the client."""
         self._gateway.pool.metering.count_again()
-        await self._changed(_VERDICT)
+        await self._changed(_FULL)
         if not await self._still_right(placement) or not self._is_over(placement):
             return False
         self._unavailable("the LiveKit server has as many participants as it may, try again")
@@ -290,12 +300,14 @@ class Inquiry:
             if answer is None and upstream.asked:
                 self._let_go(upstream)
         dialer.forget()
-        await self._changed(_VERDICT)
+        await self._hold(placement)
         return None, Answer(0)
 
     def _forwarded(self, placement: Placement) -> bytes:
-        """The request for the server of ``placement``, with a token of its own."""
+        """The request for the server of ``placement``, with a token of its own, to be sent now."""
         gateway = self._gateway
+        # A room may stay where it is while the active server changes, and changes back.
+        self._revision = max(placement.revision, gateway.pool.revision)
         server = gateway.pool.servers[placement.server]
         token = tokens.resign(self._claims.raw, server.key, server.secret)
         host = gateway.dialers[placement.server].host_header
@@ -319,53 +331,100 @@ class Inquiry:
         pool = self._gateway.pool
         return pool.joinable(placement.server) and await pool.rooms.holds(placement)
 
-    def _fault(self, placement: Placement, kind: Cause, detail: str) -> None:
+    def _fault(
+        self,
+        placement: Placement,
+        kind: Cause,
+        detail: str,
+        retry_after: float | None = None,
+    ) -> None:
         self._gateway.pool.fault(
-            placement.server, kind, FaultSource.JOIN, detail, placement.revision
+            placement.server,
+            kind,
+            FaultSource.JOIN,
+            detail,
+            self._revision,
+            retry_after=retry_after,
         )
 
     async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
-        """The server refused: pass on what is the caller's own affair; whether that was done."""
-        request = self._request
-        returning = self._claims.location is not None
-        status = answer.status
-        if status == 0:
+        """The server did not let the client in; whether the client has been answered."""
+        if answer.status == 0:
             self._gateway.dialers[placement.server].forget()
             error = upstream.error
             what = f"failed: {type(error).__name__}" if error else "lost before an answer"
             self._fault(placement, Cause.DOWN, f"connection {what}")
-            await self._changed(_VERDICT)
+            await self._hold(placement)
             return False
+        refusal = Refusal.of(answer)
         observe.event(
-            observe.UPSTREAM_REFUSED, logging.WARNING, server=placement.server, status=status
+            observe.UPSTREAM_REFUSED,
+            logging.WARNING,
+            server=placement.server,
+            status=refusal.status,
+            what=refusal.row,
         )
-        if status in (401, 403):
-            # We signed that token: it is the server that does not know our key.
-            self._fault(placement, Cause.DOWN, f"refused the pool's token with status {status}")
-            await self._changed(_VERDICT)
-            return await self._give_up_on(placement, f"server answered {status} to the pool")
-        if status in _SERVER_TROUBLE:
-            self._fault(placement, Cause.DOWN, f"refused a join with status {status}")
-            await self._changed(_VERDICT)
-            return await self._give_up_on(placement, answer.body.decode("utf-8", "replace"))
+        if await self._is_the_callers(placement, refusal):
+            self._pass_on(refusal)
+            return True
+        self._why = f"the LiveKit servers refuse joins ({refusal.row}), try again"
+        self._fault(placement, refusal.cause or Cause.DOWN, refusal.detail, refusal.retry_after)
+        if refusal.lasts:
+            return await self._wait_for_another(placement, refusal)
+        await self._hold(placement)
+        if self._request.query.resume and await self._still_right(placement):
+            self._door.answer_leave(self._request)
+            return True
+        return False
+
+    async def _is_the_callers(self, placement: Placement, refusal: Refusal) -> bool:
+        """Whether ``refusal`` is the client's own affair, or its room's."""
+        if refusal.blame is Blame.ROOM and await self._is_full(placement):
+            return True
+        if refusal.doubtful:
+            # Three times in a row: if it is the server's, other clients will show it as well.
+            return self._pause > _FIRST_PAUSE
+        return refusal.cause is None
+
+    async def _wait_for_another(self, placement: Placement, refusal: Refusal) -> bool:
+        """Hold the client until its room is on another server; whether it had to be answered."""
+        pool, server, since = self._gateway.pool, placement.server, self._gateway.pool.now()
+        while await self._still_right(placement):
+            # It takes our key: what it refuses is something in this client's token.
+            cleared = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            if cleared or not pool.can_leave(server):
+                self._unavailable(self._why)
+                return True
+            await self._changed(_LOOK)
+        return False
+
+    async def _hold(self, placement: Placement) -> None:
+        """
+        Hold the client until its room is on another server, or the same one may be asked again.
+
+        What it then answers counts as evidence once more.
+        """
+        loop = self._gateway.loop
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
+        until = loop.time() + self._pause
+        while (left := until - loop.time()) > 0 and await self._still_right(placement):
+            await self._changed(min(left, _LOOK))
+
+    async def _is_full(self, placement: Placement) -> bool:
+        """Whether the room may take nobody more, as its server says."""
+        if self._request.query.resume:
+            return False  # who was in it has a place
+        return await self._gateway.full_rooms.is_full(placement.server, placement.room)
+
+    def _pass_on(self, refusal: Refusal) -> None:
+        """Answer the caller as the server did."""
+        request, status = self._request, refusal.status
         if request.query.resume:
             self._door.answer_leave(request)
-            return True
-        if status == 404 and request.path == b"/rtc/v1" and _NOT_FOUND_V1 in answer.body:
-            self._door.refuse(404, _NOT_FOUND_V1.decode())
-        elif returning and status < 500:
+        elif status == 404 and request.path == b"/rtc/v1" and _NOT_FOUND_V1 in refusal.text:
+            self._door.refuse(404, _NOT_FOUND_V1)
+        elif self._claims.location is not None and status < 500:
             # Old SDKs take any 4xx on their way back for the end of the call.
             self._unavailable(f"the LiveKit server answered {status}, try again")
         else:
-            self._door.refuse(status, answer.body.decode("utf-8", "replace"))
-        return True
-
-    async def _give_up_on(self, placement: Placement, text: str) -> bool:
-        """After a refusal and a wait: try again if something changed, else tell the client."""
-        if not await self._still_right(placement):
-            return False
-        if self._request.query.resume:
-            self._door.answer_leave(self._request)
-        else:
-            self._unavailable(text)
-        return True
+            self._door.refuse(status, refusal.text)

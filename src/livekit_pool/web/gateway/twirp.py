@@ -3,7 +3,7 @@ Twirp: LiveKit's server API, each call sent on to the server that has the call's
 
 The caller's token is verified with the pool's key and its claims are signed anew for the server.
 What the pool itself refuses, it refuses in Twirp's JSON. A call is repeated only when the server
-certainly did not get it, or when it changes nothing.
+certainly did not get it or carry it out, or when it changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .twirp_answer import TwirpAnswer
 from .twirp_call import TwirpCall
 from .twirp_pool import TwirpPool
 from .twirp_refusal import DENIED, TwirpRefusal
-from .twirp_servers import TwirpServers, Unanswered
+from .twirp_servers import Refused, TwirpServers, Unanswered
 
 __all__ = ["router"]
 
@@ -133,6 +133,7 @@ class _Twirp:
 
     async def _forward(self, call: TwirpCall) -> TwirpAnswer:
         """Send ``call`` to the server of its room, waiting for moves and rotations."""
+        held_until = _now() + self._pool.settings.join_timeout
         deadline = _now() + PATIENCE
         if call.is_blind:
             await self._wait_for_move(call)
@@ -142,6 +143,9 @@ class _Twirp:
             server = await self._target(call, deadline, failed)
             try:
                 answer = await self._servers.ask(server, call)
+            except Refused as refused:
+                await self._left(server, call, held_until, refused.why)
+                continue
             except Unanswered as error:
                 if error.sent and not call.is_repeatable:
                     raise self._unavailable(
@@ -156,6 +160,29 @@ class _Twirp:
                 await asyncio.sleep(_LOOK)  # who is not there may be on the way
                 continue
             return answer
+
+    async def _left(self, server: Server, call: TwirpCall, until: float, why: str) -> None:
+        """
+        Wait until ``call`` goes to another server than ``server``, which refused it.
+
+        Raises:
+            TwirpRefusal: there is none, or none before ``until``.
+        """
+        pool = self._pool
+        while await self._whereabouts(call, left=server.name) == server.name:
+            if _now() >= until or not pool.can_leave(server.name):
+                raise self._unavailable(f"the LiveKit servers refuse calls ({why}), try again")
+            await asyncio.sleep(_LOOK)
+
+    async def _whereabouts(self, call: TwirpCall, left: str) -> str:
+        """Name of the server of ``call``; its room moves, if it is still on ``left``."""
+        pool = self._pool
+        placement = await pool.placement(call.room) if call.room is not None else None
+        if placement is None:
+            return pool.active_server
+        if placement.server == left != pool.active_server:
+            placement = await pool.place(placement.room)  # as a join of it would
+        return placement.server
 
     async def _wait_for_move(self, call: TwirpCall) -> None:
         for _ in range(round(PATIENCE / _LOOK)):
@@ -217,7 +244,7 @@ class _Twirp:
     async def _part(self, server: Server, call: TwirpCall) -> TwirpAnswer | None:
         try:
             return await self._servers.ask(server, call)
-        except (Unanswered, TwirpRefusal):
+        except (Unanswered, Refused, TwirpRefusal):
             return None  # reported as a fault; the others' rooms are better than none
 
 

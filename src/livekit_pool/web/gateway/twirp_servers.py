@@ -13,6 +13,7 @@ import aiohttp
 from ... import observe, tokens
 from ...core.document import Cause
 from ...core.events import FaultSource, ProbeOutcome
+from ...core.faults import Surface, classify
 from ...servers import Server
 from ...upstream.connection import Failure, open_session
 from .twirp_answer import TwirpAnswer
@@ -20,13 +21,10 @@ from .twirp_call import TwirpCall
 from .twirp_pool import TwirpPool
 from .twirp_refusal import DENIED, TwirpRefusal
 
-__all__ = ["TwirpServers", "Unanswered"]
+__all__ = ["Refused", "TwirpServers", "Unanswered"]
 
 _CONNECT_TIMEOUT: Final = 2.5
 _TOKEN_LIFE: Final = 300
-_NOBODY_BEHIND: Final = frozenset({502, 503, 504})
-"""What a balancer says when its LiveKit is not there; LiveKit's own come with a Twirp error."""
-
 _LOOK: Final = 0.1
 """Seconds between two looks at whether the server that is asked has been given up."""
 
@@ -37,6 +35,14 @@ class Unanswered(Exception):
     def __init__(self, *, sent: bool) -> None:
         super().__init__()
         self.sent = sent
+
+
+class Refused(Exception):
+    """A server did not carry out a call, for a reason that is its own; ``why`` in a few words."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class TwirpServers:
@@ -59,8 +65,8 @@ class TwirpServers:
 
         Raises:
             Unanswered: nothing came back, or nothing of LiveKit's; it was reported as a fault.
-            TwirpRefusal: the caller may not do this; or the server took too long; or it refuses
-                our key, which was reported as a fault.
+            Refused: it refuses for a limit of its own, or refuses our key; the same.
+            TwirpRefusal: the caller may not do this; or the server took too long.
         """
         revision = self._pool.revision
         try:
@@ -79,12 +85,8 @@ class TwirpServers:
                 cause = Cause.TIMEOUT if silent else Cause.DOWN
                 self._fault(server, cause, f"a call failed: {failure.detail}", revision)
             raise Unanswered(sent=failure.sent) from None
-        if answer.status in (401, 403):
-            self._refused(server, answer, revision)
-        if answer.status in _NOBODY_BEHIND and not answer.error[0]:
-            detail = f"a call was answered with HTTP {answer.status}"
-            self._fault(server, Cause.DOWN, detail, revision)
-            raise Unanswered(sent=True)
+        if answer.status != 200:
+            self._judge(server, answer, revision)
         return answer
 
     async def _exchange(self, server: Server, call: TwirpCall) -> TwirpAnswer:
@@ -119,28 +121,47 @@ class TwirpServers:
         ) as answer:
             return TwirpAnswer.of(answer.status, answer.headers, await answer.read())
 
-    def _refused(self, server: Server, answer: TwirpAnswer, revision: int) -> None:
+    def _judge(self, server: Server, answer: TwirpAnswer, revision: int) -> None:
         """
-        Sort out a 401 or 403: is it about the caller's grants, or about the token?
+        Sort out whose affair a refusal is; returns only if it is for the caller to read.
 
-        Grants are looked at only after the token was accepted, by the service itself, which
-        answers in Twirp's JSON. Whatever else it is, we signed that token: it is the server that
-        does not know our key. Nothing of the body is kept, because old servers put the token there.
+        Of a 401 or 403 nothing is passed on, because old servers put the token there.
         """
         code, message = answer.error
-        if code == "permission_denied" or (code == "unauthenticated" and message == DENIED):
-            raise TwirpRefusal(code, DENIED, status=answer.status)
+        text = message if code else answer.text
+        found = classify(Surface.TWIRP, status=answer.status, code=code, text=text)
+        if found.cause is None:
+            if answer.status in (401, 403):
+                # Grants are looked at only after the token was accepted, by the service itself.
+                raise TwirpRefusal(code or "permission_denied", DENIED, status=answer.status)
+            return
+        troubled = found.cause in (Cause.DOWN, Cause.TIMEOUT)
+        if troubled and code:
+            return  # LiveKit itself answers: it is a service that it asks in its turn
         observe.event(
-            observe.UPSTREAM_REFUSED, logging.WARNING, server=server.name, status=answer.status
+            observe.UPSTREAM_REFUSED,
+            logging.WARNING,
+            server=server.name,
+            status=answer.status,
+            what=found.row,
         )
-        detail = f"refused a token signed with its key (HTTP {answer.status})"
-        self._fault(server, Cause.DOWN, detail, revision)
-        raise TwirpRefusal.unavailable(
-            "the LiveKit server refuses the pool, try again", self._pool.retry_after()
-        )
+        detail = f"a call was refused with HTTP {answer.status}: {found.row}"
+        self._fault(server, found.cause, detail, revision, answer.retry_after)
+        if troubled:
+            raise Unanswered(sent=True)
+        raise Refused(found.row)
 
-    def _fault(self, server: Server, cause: Cause, detail: str, revision: int) -> None:
-        self._pool.fault(server.name, cause, FaultSource.JOIN, detail, revision)
+    def _fault(
+        self,
+        server: Server,
+        cause: Cause,
+        detail: str,
+        revision: int,
+        retry_after: float | None = None,
+    ) -> None:
+        self._pool.fault(
+            server.name, cause, FaultSource.CALL, detail, revision, retry_after=retry_after
+        )
 
 
 def _retrieve(exchange: asyncio.Task[TwirpAnswer]) -> None:

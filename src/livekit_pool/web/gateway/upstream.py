@@ -47,7 +47,8 @@ class Answer:
 
     ``status`` 101: ``head`` is its response head and ``first`` what its first bytes hold, the
     first `Message` at the front. Otherwise ``body`` is the refusal's text, which old servers
-    fill with whole tokens: it is passed on for a caller's own fault only, and never logged.
+    fill with whole tokens: it is passed on for a caller's own fault only, and never logged;
+    ``retry_after`` and ``date`` are the headers of those names.
     ``status`` 0: the connection was lost before there was an answer.
     """
 
@@ -55,7 +56,8 @@ class Answer:
     head: bytes = b""
     first: tuple[bytes | Message, ...] = ()
     body: bytes = b""
-    content_type: bytes = b""
+    retry_after: str = ""
+    date: str = ""
 
 
 class Upstream(asyncio.Protocol):
@@ -225,7 +227,14 @@ class Upstream(asyncio.Protocol):
         else:
             whole = status in _NO_BODY or (length.isdigit() and len(body) >= int(length))
         if whole or ended or len(self._buffer or b"") > _BODY_LIMIT:
-            self._set(Answer(status, body=body, content_type=fields.get(b"content-type", b"")))
+            self._set(
+                Answer(
+                    status,
+                    body=body,
+                    retry_after=fields.get(b"retry-after", b"").decode("latin-1"),
+                    date=fields.get(b"date", b"").decode("latin-1"),
+                )
+            )
 
     def _judge_first(self, head: bytes, body: bytes, ended: bool) -> None:
         if not body and not ended:

@@ -1,0 +1,550 @@
+"""
+What servers may answer, and what follows: real servers behind an injector of faults.
+
+For each: the client is in its room on the next server within the same `connect()`, the server that
+was left is in the right cool-down, and history, status and log say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api, rtc
+from livekit.api.twirp_client import TwirpError
+
+from livekit_pool.local import LocalServer
+from tests.real.browser.tab import Browser
+from tests.real.call import Participant, make_token
+from tests.real.injector import (
+    Injector,
+    calls,
+    everything,
+    joins,
+    method,
+    signalling,
+)
+from tests.real.pool_process import PoolProcess
+from tests.real.proxy import Proxy
+from tests.real.roster import only_on
+from tests.real.until import until
+
+ROOM = "standup"
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """
+    A pool of red, green and blue, with an injector before red, which is active.
+
+    Attributes:
+        tap: a proxy before the pool: what SDKs ask it.
+    """
+
+    pool: PoolProcess
+    servers: list[LocalServer]
+    red: Injector
+    tap: Proxy
+
+    async def joins(self, identity: str = "alice") -> Participant:
+        """A participant that has joined through the pool."""
+        who = Participant(identity)
+        await who.join(self.tap.url, self.pool.token(ROOM, identity))
+        return who
+
+    async def server(self, name: str) -> dict[str, Any]:
+        """What status says of a server."""
+        servers = (await self.pool.status())["servers"]
+        return dict(next(each for each in servers if each["name"] == name))
+
+    async def shows(self, name: str, role: str) -> dict[str, Any]:
+        """Wait until every process that may answer shows a server in ``role``."""
+
+        async def all_do() -> dict[str, Any] | None:
+            seen = [await self.server(name) for _ in range(6)]
+            return seen[0] if {each["role"] for each in seen} == {role} else None
+
+        return dict(await until(all_do, seconds=5, what=f"{name} is {role}"))
+
+    async def left(self, *, cause: str, reason: str, cool: tuple[float, float] | None) -> None:
+        """
+        Check that red was left for green, once, and how: in the history, status, CLI and log.
+
+        Args:
+            reason: a regular expression for the whole of it.
+            cool: bounds of the cool-down that is left, in seconds; None if it lasts until the
+                quota's reset.
+        """
+        (rotation,) = await self.pool.rotations()
+        assert (rotation["from"], rotation["to"], rotation["cause"]) == ("red", "green", cause)
+        assert re.fullmatch(reason, rotation["reason"]), rotation["reason"]
+        role = {"credentials": "misconfigured", "quota": "exhausted"}.get(cause, "cooling")
+        red = await self.shows("red", role)
+        assert (red["cause"], red["health"]) == (cause, "up")
+        until_then = datetime.datetime.fromisoformat(red["cool_down_until"])
+        left = (until_then - datetime.datetime.now(datetime.UTC)).total_seconds()
+        if cool is None:
+            assert (until_then.day, until_then.time()) == (1, datetime.time(0))
+            assert 0 < left < 31 * 86_400
+        else:
+            assert cool[0] - 10 < left <= cool[1], left
+        line = next(line for line in (await self.shown()).splitlines() if line.startswith("red "))
+        assert f" {role} " in line
+        assert f" {cause} " in line
+        logged = await self.pool.logs("LiveKit server rotated .*")
+        assert f"from=red to=green cause={cause}" in logged[0]
+        assert not self.pool.leaks()
+
+    async def shown(self) -> str:
+        """What ``livekit-pool status`` prints."""
+        running = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("livekit-pool"),
+            "status",
+            env=self.pool.environment | {"COLUMNS": "250"},
+            cwd=self.pool.log.parent,
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(running.communicate(), 20)
+        assert running.returncode == 0
+        return out.decode()
+
+
+@asynccontextmanager
+async def setting(
+    folder: Path, servers: list[LocalServer], **settings: str
+) -> AsyncIterator[Setting]:
+    async with AsyncExitStack() as stack:
+        red = await stack.enter_async_context(Injector(servers[0].port))
+        pool = PoolProcess(folder, servers, settings={"LIVEKIT_SERVERS_0_URL": red.url, **settings})
+        await stack.enter_async_context(pool)
+        tap = await stack.enter_async_context(Proxy(pool.port))
+        made = Setting(pool, servers, red, tap)
+
+        async def all_up() -> bool:
+            return {each["health"] for each in (await pool.status())["servers"]} == {"up"}
+
+        await until(all_up, seconds=5, what="all servers are up")
+        yield made
+
+
+@pytest.fixture
+async def pool_of_three(
+    tmp_path: Path, livekit_servers: list[LocalServer]
+) -> AsyncIterator[Setting]:
+    async with setting(tmp_path, livekit_servers) as made:
+        yield made
+
+
+# ---- joins --------------------------------------------------------------------------------------
+
+COOL_LIMIT = (30.0, 30.0)
+COOL_DOWN = (5.0, 5.0)
+LONGEST = (300.0, 300.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "cause", "row", "cool"),
+    [
+        (429, "slow down", {}, "rate_limit", "rate limit", COOL_LIMIT),
+        (429, "", {"Retry-After": "120"}, "rate_limit", "rate limit", (120, 120)),
+        (429, "quota exceeded", {"Retry-After": "7"}, "quota", "quota", None),
+        (429, "connection limit reached for project", {}, "quota", "quota", None),
+        (429, "connection limit", {}, "connection_limit", "connection limit", COOL_LIMIT),
+        (429, "participant limit", {}, "participant_limit", "participant limit", COOL_LIMIT),
+        (
+            503,
+            "node has exceeded its configured limit",
+            {},
+            "connection_limit",
+            "node full",
+            COOL_LIMIT,
+        ),
+        (403, "minutes exceeded", {}, "quota", "quota, forbidden", None),
+        (500, "minutes exceeded", {}, "quota", "quota in words", None),
+    ],
+)
+async def test_a_refusal_of_joins_is_not_heard_by_the_client(
+    pool_of_three: Setting,
+    status: int,
+    body: str,
+    headers: dict[str, str],
+    cause: str,
+    row: str,
+    cool: tuple[float, float] | None,
+) -> None:
+    pool_of_three.red.answers(signalling, status, body, headers=headers)
+    began = time.monotonic()
+
+    alice = await pool_of_three.joins()
+
+    print(f"{status} {body!r}: connected after {time.monotonic() - began:.2f} s")
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    assert pool_of_three.red.count(joins) == 1
+    await pool_of_three.left(
+        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
+    )
+    await alice.leave()
+
+
+# An old server's, up to 1.13.5 (pkg/service/auth.go); this token opens nothing.
+ECHO = "invalid token: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl, error: no"
+
+
+async def test_a_refused_key_is_left_as_soon_as_a_signed_probe_confirms_it(
+    pool_of_three: Setting,
+) -> None:
+    for where in (signalling, calls):
+        pool_of_three.red.answers(where, 401, ECHO)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause="credentials", reason=r"it refuses its API key or secret \(HTTP 401\).*", cool=LONGEST
+    )
+    await alice.leave()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_token_that_only_one_server_dislikes_rotates_nothing(
+    pool_of_three: Setting, status: int
+) -> None:
+    """As 1.11.0 does with a token whose roomConfig has a field that it does not know."""
+    pool_of_three.red.answers(signalling, status, ECHO)
+    began = time.monotonic()
+
+    with pytest.raises(rtc.ConnectError) as refused:
+        await pool_of_three.joins()
+
+    print(f"{status}: refused after {time.monotonic() - began:.2f} s")
+    assert "503" in str(refused.value)
+    assert "eyJ" not in str(refused.value)
+    assert await pool_of_three.pool.rotations() == []
+    assert (await pool_of_three.server("red"))["role"] == "active"
+    assert not pool_of_three.pool.leaks()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_balancer_with_nobody_behind_is_asked_again_and_left(
+    pool_of_three: Setting, status: int
+) -> None:
+    pool_of_three.red.answers(signalling, status, "<h1>bad gateway</h1>")
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    cause, row = ("timeout", "gateway timeout") if status == 504 else ("down", "unavailable")
+    await pool_of_three.left(
+        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=COOL_DOWN
+    )
+    await alice.leave()
+
+
+async def test_a_moment_of_trouble_is_waited_out(pool_of_three: Setting) -> None:
+    pool_of_three.red.answers(joins, 503, "starting", times=1)
+    pool_of_three.red.resets(joins, times=1)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    assert pool_of_three.red.count(joins) == 3
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+async def test_resets_of_joins_are_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.resets(signalling)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause="down", reason="connection failed: ConnectionResetError", cool=COOL_DOWN
+    )
+    await alice.leave()
+
+
+async def test_a_slow_server_is_waited_for(pool_of_three: Setting) -> None:
+    pool_of_three.red.delays(everything, 0.5)
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+async def test_a_server_that_hangs_on_joins_alone_is_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.swallows(signalling)
+    began = time.monotonic()
+
+    alice = await pool_of_three.joins()
+
+    print(f"joins hang: connected after {time.monotonic() - began:.2f} s")
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    await pool_of_three.left(cause="timeout", reason="no first message in time", cool=COOL_DOWN)
+    await alice.leave()
+
+
+async def test_a_black_hole_is_left(pool_of_three: Setting) -> None:
+    pool_of_three.red.swallows(everything)
+    began = time.monotonic()
+
+    alice = await pool_of_three.joins()
+
+    print(f"black hole: connected after {time.monotonic() - began:.2f} s")
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    (rotation,) = await pool_of_three.pool.rotations()
+    assert (rotation["to"], rotation["cause"]) == ("green", "timeout")
+    assert (await pool_of_three.server("red"))["health"] == "down"
+    await alice.leave()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, "room name length exceeds limits: max length 256"),
+        (404, "requested room does not exist"),
+    ],
+)
+async def test_what_is_the_callers_own_affair_is_answered_as_the_server_does(
+    pool_of_three: Setting, status: int, body: str
+) -> None:
+    pool_of_three.red.answers(signalling, status, body)
+
+    with pytest.raises(rtc.ConnectError) as refused:
+        await pool_of_three.joins()
+
+    assert f"{status} " in str(refused.value)
+    assert body in str(refused.value)
+    pool_of_three.red.passes()
+    alice = await pool_of_three.joins()
+    await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
+    assert await pool_of_three.pool.rotations() == []
+    await alice.leave()
+
+
+# ---- calls --------------------------------------------------------------------------------------
+
+
+def twirp(code: str, text: str) -> str:
+    """A Twirp error, as servers write it."""
+    return json.dumps({"code": code, "msg": text})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "cause", "row", "cool"),
+    [
+        (429, twirp("resource_exhausted", "slow down"), {}, "rate_limit", "rate limit", COOL_LIMIT),
+        (
+            429,
+            twirp("resource_exhausted", "too many requests"),
+            {"Retry-After": "60"},
+            "rate_limit",
+            "rate limit",
+            (60, 60),
+        ),
+        (
+            429,
+            twirp("resource_exhausted", "participant minutes: quota exceeded"),
+            {},
+            "quota",
+            "quota",
+            None,
+        ),
+        (
+            429,
+            "a balancer's own words",
+            {"Content-Type": "text/html"},
+            "rate_limit",
+            "rate limit",
+            COOL_LIMIT,
+        ),
+        (
+            500,
+            twirp("unknown", "reached configured limit for node"),
+            {},
+            "connection_limit",
+            "node full",
+            COOL_LIMIT,
+        ),
+    ],
+)
+async def test_a_refusal_of_calls_is_not_heard_by_the_caller(
+    pool_of_three: Setting,
+    status: int,
+    body: str,
+    headers: dict[str, str],
+    cause: str,
+    row: str,
+    cool: tuple[float, float] | None,
+) -> None:
+    create = method("CreateRoom")
+    pool_of_three.red.answers(create, status, body, headers=JSON | headers)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        made = await lk.room.create_room(api.CreateRoomRequest(name=ROOM))
+        listed = await lk.room.list_rooms(api.ListRoomsRequest())
+
+    assert [made.name] == [room.name for room in listed.rooms] == [ROOM]
+    assert pool_of_three.red.count(create) == 1
+    await pool_of_three.left(
+        cause=cause, reason=f"a call was refused with HTTP {status}: {row}", cool=cool
+    )
+    alice = await pool_of_three.joins()
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    await alice.leave()
+
+
+async def test_calls_to_a_server_that_refuses_our_key_go_to_the_next(
+    pool_of_three: Setting,
+) -> None:
+    pool_of_three.red.answers(calls, 401, ECHO)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        assert (await lk.room.create_room(api.CreateRoomRequest(name=ROOM))).name == ROOM
+
+    await pool_of_three.left(
+        cause="credentials", reason=r"it refuses its API key or secret \(HTTP 401\).*", cool=LONGEST
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "text"),
+    [
+        (404, "not_found", "participant does not exist"),
+        (400, "invalid_argument", "metadata size exceeds limits of quota exceeded"),
+        (503, "unavailable", "no response from servers"),
+        (500, "internal", "not connected (redis required)"),
+        (429, "resource_exhausted", "concurrent ingress sessions limit exceeded."),
+    ],
+)
+async def test_an_error_of_one_call_is_the_callers(
+    pool_of_three: Setting, status: int, code: str, text: str
+) -> None:
+    pool_of_three.red.answers(method("UpdateParticipant"), status, twirp(code, text), headers=JSON)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        with pytest.raises(TwirpError) as refused:
+            await lk.room.update_participant(
+                api.UpdateParticipantRequest(room=ROOM, identity="alice")
+            )
+
+    found = refused.value
+    assert (found.status, found.code, found.message) == (status, code, text)
+    assert await pool.rotations() == []
+    assert (await pool_of_three.server("red"))["role"] == "active"
+
+
+async def test_a_call_that_may_have_been_carried_out_is_not_repeated(
+    pool_of_three: Setting,
+) -> None:
+    sent = method("SendData")
+    pool_of_three.red.resets(sent)
+    pool = pool_of_three.pool
+
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        with pytest.raises(TwirpError) as refused:
+            await lk.room.send_data(api.SendDataRequest(room=ROOM, data=b"once"))
+
+    assert (refused.value.status, refused.value.code) == (503, "unavailable")
+    assert pool_of_three.red.count(sent) == 1
+
+
+# ---- livekit-client -----------------------------------------------------------------------------
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize(
+    ("status", "body", "cause", "row", "cool"),
+    [
+        (429, "slow down", "rate_limit", "rate limit", COOL_LIMIT),
+        (429, "minutes exceeded", "quota", "quota", None),
+        (503, "", "down", "unavailable", COOL_DOWN),
+    ],
+)
+async def test_a_tab_does_not_hear_of_a_refusal(
+    pool_of_three: Setting,
+    browser: Browser,
+    status: int,
+    body: str,
+    cause: str,
+    row: str,
+    cool: tuple[float, float] | None,
+) -> None:
+    pool_of_three.red.answers(signalling, status, body)
+    tab = await browser.open_tab()
+
+    await tab.join(pool_of_three.tap.url, pool_of_three.pool.token(ROOM, "tab"), identity="tab")
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"tab"}})
+    assert len(pool_of_three.tap.conversations) == 1
+    await pool_of_three.left(
+        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
+    )
+
+
+@pytest.mark.needs("chromium")
+async def test_a_tab_in_a_call_is_moved_by_another_ones_refusal(
+    pool_of_three: Setting, browser: Browser
+) -> None:
+    """The room moves whole: who is in it hears a Leave, and is back."""
+    tab = await browser.open_tab()
+    token = pool_of_three.pool.token(ROOM, "tab")
+    await tab.join(pool_of_three.tap.url, token, identity="tab", audio=True)
+    pool_of_three.red.answers(signalling, 429, "connection limit")
+
+    bob = await pool_of_three.joins("bob")
+
+    await tab.meets("bob", seconds=20)
+    await only_on(pool_of_three.servers, "green", {ROOM: {"tab", "bob"}})
+    assert tab.count("disconnected") == bob.count("disconnected") == 0
+    await pool_of_three.left(
+        cause="connection_limit",
+        reason="a join was refused with HTTP 429: connection limit",
+        cool=COOL_LIMIT,
+    )
+    await bob.leave()
+
+
+@pytest.mark.needs("chromium")
+async def test_a_tab_is_told_of_a_full_room_as_without_a_pool(
+    pool_of_three: Setting, browser: Browser
+) -> None:
+    pool, direct = pool_of_three.pool, pool_of_three.servers[0]
+    async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+        await lk.room.create_room(api.CreateRoomRequest(name=ROOM, max_participants=1))
+    alice = await pool_of_three.joins()
+    told = []
+    for url, key, secret in (
+        (direct.url, direct.key, direct.secret),
+        (pool.url, pool.key, pool.secret),
+    ):
+        tab = await browser.open_tab()
+        with pytest.raises(Exception, match="ConnectionError") as refused:
+            await tab.join(url, make_token(key, secret, room=ROOM, identity="tab"), identity="tab")
+        told.append(str(refused.value).replace(url, "URL").partition("\n")[0])
+
+    assert told[0] == told[1]
+    assert await pool.rotations() == []
+    await alice.leave()

@@ -1,0 +1,262 @@
+"""Limits, keys and stops of real servers, as these enforce them themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from livekit import api, rtc
+
+from livekit_pool.local import LocalServer
+from tests.real.call import Participant, make_token
+from tests.real.injector import Injector, joins, method
+from tests.real.meeting import meeting
+from tests.real.pool_process import PoolProcess
+from tests.real.roster import only_on
+from tests.real.until import until
+
+ROOM = "standup"
+
+
+async def role(pool: PoolProcess, name: str) -> str:
+    """The role in which status shows a server."""
+    servers = (await pool.status())["servers"]
+    return str(next(each["role"] for each in servers if each["name"] == name))
+
+
+async def all_up(pool: PoolProcess) -> None:
+    """Wait until the pool has seen all servers."""
+
+    async def seen() -> bool:
+        return {each["health"] for each in (await pool.status())["servers"]} == {"up"}
+
+    await until(seen, seconds=5, what="all servers are up")
+
+
+# ---- a node that is full ------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def small_and_large(
+    tmp_path: Path, livekit_program: Path
+) -> AsyncIterator[list[LocalServer]]:
+    """Red takes no more joins as soon as one track is published; green has no limit."""
+    async with AsyncExitStack() as stack:
+        servers = [
+            LocalServer(
+                "red",
+                program=livekit_program,
+                log=tmp_path / "red.log",
+                settings={"limit": {"num_tracks": 1}},
+            ),
+            LocalServer("green", program=livekit_program, log=tmp_path / "green.log"),
+        ]
+        for server in servers:
+            await stack.enter_async_context(server)
+        yield servers
+
+
+async def test_a_node_that_is_full_is_left_by_everybody(
+    tmp_path: Path, small_and_large: list[LocalServer]
+) -> None:
+    red, _ = small_and_large
+    async with (
+        PoolProcess(tmp_path, small_and_large) as pool,
+        Participant("alice") as alice,
+        Participant("bob") as bob,
+    ):
+        await all_up(pool)
+        await alice.join(pool.url, pool.token(ROOM, "alice"), audio=True)
+        await only_on(small_and_large, "red", {ROOM: {"alice"}})
+        await full(red)
+
+        await bob.join(pool.url, pool.token(ROOM, "bob"))
+
+        await alice.meets(bob, seconds=15)
+        await bob.meets(alice, seconds=15)
+        await bob.hears(alice)
+        await only_on(small_and_large, "green", {ROOM: {"alice", "bob"}})
+        (rotation,) = await pool.rotations()
+        assert (rotation["to"], rotation["cause"]) == ("green", "connection_limit")
+        assert rotation["reason"] == "a join was refused with HTTP 503: node full"
+        assert await role(pool, "red") == "cooling"
+        assert alice.count("disconnected") == bob.count("disconnected") == 0
+
+
+async def full(server: LocalServer) -> None:
+    """Wait until ``server`` refuses joins; it looks at its figures each 2 s."""
+    token = make_token(server.key, server.secret, room="elsewhere", identity="nobody")
+    url = f"{server.url.replace('ws', 'http', 1)}/rtc/validate?access_token={token}"
+
+    async def refuses() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status == 503
+
+    await until(refuses, seconds=10, what="the node is full")
+
+
+# ---- a room that is full ------------------------------------------------------------------------
+
+
+async def test_a_full_room_is_not_a_full_server(
+    tmp_path: Path, livekit_servers: list[LocalServer]
+) -> None:
+    async with AsyncExitStack() as stack:
+        red = await stack.enter_async_context(Injector(livekit_servers[0].port))
+        pool = await stack.enter_async_context(
+            PoolProcess(tmp_path, livekit_servers, settings={"LIVEKIT_SERVERS_0_URL": red.url})
+        )
+        alice, carol = [
+            await stack.enter_async_context(Participant(name)) for name in ("alice", "carol")
+        ]
+        await all_up(pool)
+        async with api.LiveKitAPI(pool.url, pool.key, pool.secret) as lk:
+            await lk.room.create_room(api.CreateRoomRequest(name="pair", max_participants=1))
+        await alice.join(pool.url, pool.token("pair", "alice"))
+        # What it says without a pool.
+        lone = Participant("dora")
+        direct = livekit_servers[0]
+        token = make_token(direct.key, direct.secret, room="pair", identity="dora")
+        with pytest.raises(rtc.ConnectError) as wanted:
+            await lone.join(direct.url, token)
+        began, before = time.monotonic(), len(red.seen)
+
+        crowd = [Participant(f"bob{number}") for number in range(8)]
+        refused = await asyncio.gather(
+            *(who.join(pool.url, pool.token("pair", who.identity)) for who in crowd),
+            return_exceptions=True,
+        )
+
+        assert [str(each) for each in refused] == [str(wanted.value)] * 8
+        took = time.monotonic() - began
+        asked = [
+            request for request in red.seen[before:] if method("ListParticipants")(request.path)
+        ]
+        tried = [request for request in red.seen[before:] if joins(request.path)]
+        print(f"{len(tried)} joins refused in {took:.1f} s, {len(asked)} questions")
+        assert len(tried) == 4 * 8  # the SDK tries four times
+        # One question a second of each process, and one more where one came too early.
+        assert len(asked) <= 2 * 2 * (took + 1)
+
+        await carol.join(pool.url, pool.token("other", "carol"))
+        await only_on(livekit_servers, "red", {"pair": {"alice"}, "other": {"carol"}})
+        assert await pool.rotations() == []
+        assert await role(pool, "red") == "active"
+
+
+# ---- a key that was revoked ---------------------------------------------------------------------
+
+
+async def test_a_revoked_key_is_left_until_the_configuration_changes(
+    tmp_path: Path, livekit_servers: list[LocalServer], livekit_program: Path
+) -> None:
+    # The same server with another key, at the same address from one moment to the next.
+    rekeyed = LocalServer("red", program=livekit_program, log=tmp_path / "rekeyed.log")
+    rekeyed.key = "key-new"
+    async with rekeyed, Injector(livekit_servers[0].port) as red:
+        pool = PoolProcess(
+            tmp_path,
+            livekit_servers,
+            settings={
+                "LIVEKIT_SERVERS_0_URL": red.url,
+                "LIVEKIT_POOL_COOL_DOWN_MAX": "5",
+            },
+        )
+        async with pool, Participant("alice") as alice:
+            await all_up(pool)
+            red.behind = rekeyed.port
+
+            await alice.join(pool.url, pool.token(ROOM, "alice"))
+
+            await only_on(livekit_servers, "green", {ROOM: {"alice"}})
+            (rotation,) = await pool.rotations()
+            assert (rotation["to"], rotation["cause"]) == ("green", "credentials")
+            await pool.logs("LiveKit server refuses our key.*server=red")
+            assert "eyJ" not in str(rotation)
+            await never_chosen(pool)
+            assert await role(pool, "red") == "misconfigured"
+
+            # Corrected.
+            pool.settings |= {
+                "LIVEKIT_SERVERS_0_KEY": rekeyed.key,
+                "LIVEKIT_SERVERS_0_SECRET": rekeyed.secret,
+            }
+            assert await pool.stop() == 0
+            await pool.start()
+            await chosen_again(pool)
+            assert not pool.leaks()
+
+
+async def never_chosen(pool: PoolProcess) -> None:
+    """Rotate on and on, beyond the end of red's cool-down."""
+
+    async def cool_down_over() -> bool:
+        servers = (await pool.status())["servers"]
+        return next(each["cool_down_until"] is None for each in servers if each["name"] == "red")
+
+    await until(cool_down_over, seconds=10, what="red's cool-down is over")
+    for target in ("blue", "green", "blue", "green"):
+        await pool.rotate("on and on")
+        assert (await pool.rotations())[0]["to"] == target
+
+
+async def chosen_again(pool: PoolProcess) -> None:
+    async def standing_by() -> bool:
+        return await role(pool, "red") == "standby"
+
+    await until(standing_by, seconds=15, what="red is one of several again")
+    await pool.rotate("back", to="red")
+    assert (await pool.rotations())[0]["to"] == "red"
+
+
+# ---- stops --------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_asked_to_stop_goes_on_and_one_that_is_stopped_is_left(
+    pool: PoolProcess, livekit_servers: list[LocalServer]
+) -> None:
+    red = livekit_servers[0]
+    async with meeting(pool) as call, Participant("carol") as carol:
+        await call.settled()
+
+        await red.ask_to_stop()
+
+        # It says OK and takes joins as before, says nothing to anybody, and does not end.
+        await carol.join(pool.url, pool.token("other", "carol"))
+        await only_on(livekit_servers, "red", {ROOM: {"alice", "bob"}, "other": {"carol"}})
+        await call.runs()
+        await probed(pool)
+        assert await pool.rotations() == []
+        assert red.running
+        assert call.alice.count("reconnecting") == call.bob.count("reconnecting") == 0
+        await carol.leave()
+        since = time.monotonic()
+
+        await red.terminate()
+
+        await call.is_on("green")
+        await call.runs()
+        print(f"stopped: longest gap in data {call.gap(since):.2f} s")
+        (rotation,) = await pool.rotations()
+        assert (rotation["from"], rotation["to"], rotation["cause"]) == ("red", "green", "down")
+        for who in (call.alice, call.bob):
+            assert who.count("disconnected") == 0, call.history()
+
+
+async def probed(pool: PoolProcess) -> None:
+    """Wait for three more probes of red that passed."""
+    times = set()
+
+    async def thrice() -> bool:
+        servers = (await pool.status())["servers"]
+        probe = next(each["last_probe"] for each in servers if each["name"] == "red")
+        assert probe["outcome"] == "passed"
+        times.add(probe["at"])
+        return len(times) > 3
+
+    await until(thrice, seconds=10, what="three probes passed")

@@ -1,0 +1,149 @@
+"""Refusals of joins between raw sockets: what is held and for how long, and what is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from livekit_pool.core.document import Cause
+from livekit_pool.core.events import FaultSource
+from livekit_pool.pool import Pool
+from tests.web.gateway.a_pool import JOIN, Line, Script, Setting, a_pool
+from tests.web.served import until
+
+
+def answer(status: int, body: bytes = b"", *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 %d No" % status, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", b""]) + body
+
+
+LIMIT = answer(429, b"slow down", b"Retry-After: 77")
+
+
+def red_says(setting: Callable[[], Setting], what: bytes, *, after: int = 0) -> Script:
+    """A script: red answers ``what`` to all joins but the first ``after``, green lets in."""
+
+    async def script(line: Line) -> None:
+        if line in setting().green.lines or len(setting().red.lines) <= after:
+            await line.joins()
+        else:
+            line.writer.write(what)
+
+    return script
+
+
+async def test_a_limit_is_held_until_the_room_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes: here as long as the test wants."""
+    faults: list[tuple[object, ...]] = []
+    waits: list[float | None] = []
+
+    def fault(self: Pool, *fault: object, retry_after: float | None = None) -> None:
+        faults.append(fault)
+        waits.append(retry_after)
+
+    monkeypatch.setattr(Pool, "fault", fault)
+    async with a_pool(red_says(lambda: setting, LIMIT)) as setting:
+        connection = await setting.asks()
+        await until(lambda: faults)
+        for _ in range(50):  # whatever else happens meanwhile
+            setting.gateway._poke()
+            await asyncio.sleep(0.01)
+        assert len(setting.red.lines) == 1
+        assert not connection.reader.at_eof()
+
+        await setting.pool.rotate("away from red")
+
+        await connection.until(JOIN)
+        assert len(setting.red.lines) == len(setting.green.lines) == 1
+        connection.close()
+    detail = "a join was refused with HTTP 429: rate limit"
+    assert faults == [("red", Cause.RATE_LIMIT, FaultSource.JOIN, detail, 1)]
+    assert waits == [77.0]
+
+
+async def test_trouble_is_asked_again_in_its_time_and_not_at_each_piece_of_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Pool, "fault", lambda *_, **__: None)
+    async with a_pool(red_says(lambda: setting, answer(503))) as setting:
+        connection = await setting.asks()
+        await until(lambda: setting.red.lines)
+        began = setting.gateway.loop.time()
+        while setting.gateway.loop.time() < began + 1.5:
+            setting.gateway._poke()
+            await asyncio.sleep(0.01)
+
+        assert 3 <= len(setting.red.lines) <= 4  # after 0.3 s and 0.9 s; the next after 2.1 s
+        connection.close()
+
+
+async def test_where_nobody_can_go_the_answer_comes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Pool, "fault", lambda *_, **__: None)
+    monkeypatch.setattr(Pool, "can_leave", lambda *_: False)
+    async with a_pool(red_says(lambda: setting, LIMIT)) as setting:
+        connection = await setting.asks()
+
+        head = await connection.until(b"\r\n\r\n")  # a_pool's own patience is 60 s
+        assert b" 503 " in head.splitlines()[0]
+        assert b"Retry-After: " in head
+        assert (
+            await connection.rest() == b"the LiveKit servers refuse joins (rate limit), try again"
+        )
+
+
+async def test_a_hold_ends_with_the_clients_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "fault", lambda *_, **__: None)
+    script = red_says(lambda: setting, LIMIT)
+    async with a_pool(script, join_timeout=0.5) as setting:
+        connection = await setting.asks()
+
+        head = await connection.until(b"\r\n\r\n")
+        assert b" 503 " in head.splitlines()[0]
+        assert (
+            await connection.rest() == b"the LiveKit servers refuse joins (rate limit), try again"
+        )
+
+
+async def test_a_fault_is_seen_at_the_revision_at_which_the_server_was_asked() -> None:
+    """A room may stay where it is while the active server changes, and changes back."""
+    spent = answer(429, b"quota exceeded")
+    async with a_pool(red_says(lambda: setting, spent, after=1)) as setting:
+        alice = await setting.session()  # not settled: its room does not move yet
+        await setting.pool.rotate("away", to="green")
+        await setting.pool.rotate("and back", to="red")
+        placement = await setting.pool.placement("standup")
+        assert placement is not None
+        assert (placement.server, placement.revision) == ("red", 1)
+        bob = await setting.asks()
+
+        await until(lambda: setting.pool.document.cause is Cause.QUOTA)
+        assert setting.pool.active_server == "green"
+        alice.close()
+        bob.close()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_token_is_neither_logged_nor_passed_on(
+    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Pool, "can_leave", lambda *_: False)
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Pool, "fault", lambda self, *fault, **_: seen.append(fault))
+    caplog.set_level(logging.DEBUG)
+    echo = answer(status, b"invalid token: eyJhbGciOi.eyJzdWIi.c2ln, error: no")
+    async with a_pool(red_says(lambda: setting, echo)) as setting:
+        connection = await setting.asks()
+
+        head = await connection.until(b"\r\n\r\n")
+        body = await connection.rest()
+    assert b" 503 " in head.splitlines()[0]
+    assert seen[0][1] is Cause.CREDENTIALS
+    logged = [(record.getMessage(), vars(record).get("fields")) for record in caplog.records]
+    assert "eyJ" not in repr((head, body, seen, logged))
