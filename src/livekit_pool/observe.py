@@ -13,11 +13,18 @@ import time
 from typing import Final
 
 __all__ = [
+    "CLOCK_JUMPED",
     "DRAINED",
     "HEALTH",
     "MINUTES_LOST",
+    "NAMES_BACK",
+    "NAMES_FAIL",
+    "OWN_FAULT",
     "PAUSED",
     "READY",
+    "REPORTS_DISMISSED",
+    "REPORTS_REFUSED",
+    "REPORTS_VERIFIED",
     "RESTORED",
     "RESUMED",
     "ROTATED",
@@ -35,7 +42,14 @@ __all__ = [
 ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
+REPORTS_DISMISSED: Final = "Clients' reports dismissed"
+REPORTS_REFUSED: Final = "Clients' reports refused"
+REPORTS_VERIFIED: Final = "Clients' reports verified"
 STALLED: Final = "Own event loop stalled"
+OWN_FAULT: Final = "Own fault: no server is blamed"
+CLOCK_JUMPED: Final = "Clock of this machine was set"
+NAMES_FAIL: Final = "Host names not resolved"
+NAMES_BACK: Final = "Host names resolved again"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"

@@ -185,3 +185,23 @@ def test_a_pool_of_one_is_never_cooled_out_of_use() -> None:
     assert swaps_of(pool.probed("red", REFUSED, 5)) == []
     assert pool.document == document(("red",))
     assert pool.machine.role("red", pool.now) is Role.ACTIVE
+
+
+def test_a_verified_report_that_joins_fail_rotates_once_a_probe_passes() -> None:
+    pool = Pool()
+    found = replace(fault(Cause.TIMEOUT, FaultSource.VERIFIED), reports=30)
+    actions = pool.feed(found)
+    assert swaps_of(actions) == []
+    assert Probe(server="red") in actions
+    swap = swap_of(pool.probed("red", PASSED))
+    assert swap.rotation is not None
+    assert (swap.rotation.to, swap.rotation.cause) == ("green", Cause.TIMEOUT)
+    assert swap.rotation.reports == 30
+
+
+def test_a_verified_report_waits_for_the_interval() -> None:
+    pool = Pool(shared=moved(document(), "red"), outcomes=dict.fromkeys(("red", "green"), PASSED))
+    pool.feed(fault(Cause.DOWN, FaultSource.VERIFIED, revision=pool.document.revision))
+    assert swaps_of(pool.probed("red", PASSED)) == []
+    pool.now = pool.document.last_rotation + pool.machine.settings.rotation_interval
+    assert swap_of(pool.probed("red", PASSED)).rotation is not None

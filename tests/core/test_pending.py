@@ -132,3 +132,42 @@ def test_joins_whose_token_a_server_refuses_do_not_add_up() -> None:
         pending.add(fault(kind=Cause.CREDENTIALS), START, answering=True)
     pending.forgive(began=START + 1)
     assert pending.joins == 0
+
+
+def test_a_verified_fault_counts_for_good_once_a_later_probe_has_passed() -> None:
+    pending = PendingFaults()
+    pending.add(verified(reports=40), START, answering=True)
+    assert (pending.verified, pending.reports) == (False, 40)
+    assert pending.forgive(began=START + 1)
+    assert (pending.verified, pending.reports) == (True, 40)
+    pending.missed()
+    assert pending.verified
+    pending.join_answered()
+    assert (pending.verified, pending.joins, pending.reports) == (False, 0, 0)
+
+
+def test_a_verified_fault_is_none_where_probes_are_missed_too() -> None:
+    for missed in (True, False):
+        pending = PendingFaults()
+        pending.add(verified(), START, answering=missed)
+        if missed:
+            pending.missed()
+        assert pending.forgive(began=START + 1)
+        assert (pending.verified, pending.reports) == (False, 0)
+
+
+def test_a_key_that_is_refused_is_not_verified_by_a_probe_without_it() -> None:
+    pending = PendingFaults()
+    pending.add(verified(kind=Cause.CREDENTIALS), START, answering=True)
+    pending.forgive(began=START + 1)
+    assert not pending.verified
+
+
+def test_the_reports_of_a_refusal_are_counted() -> None:
+    pending = PendingFaults()
+    pending.add(verified(kind=Cause.QUOTA, reports=7), START, answering=True)
+    assert pending.reports == 7
+
+
+def verified(kind: Cause = Cause.DOWN, reports: int = 1) -> FaultSeen:
+    return replace(fault(source=FaultSource.VERIFIED, kind=kind), reports=reports)

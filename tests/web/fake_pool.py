@@ -9,6 +9,7 @@ from typing import Any, cast
 from livekit_pool.config import Settings
 from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
+from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import NoAnswer
 from livekit_pool.pool import Access, Marked, Pool
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
@@ -63,6 +64,8 @@ class FakePool:
         answer: what `rotate` answers, or raises.
         marked: what `drain`, `undrain`, `pause` and `resume` answer, or raise.
         past: the history, newest first.
+        reported: what `report` answers, or raises.
+        refused: the codes of reports that it was not asked about.
     """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -74,6 +77,10 @@ class FakePool:
         self.marked: Marked | Exception = Marked(revision=8, changed=True, mark=None, rotation=None)
         self.past: list[Rotation] = []
         self.error: Exception | None = None
+        self.reported: Reported | Exception = Reported(
+            status=Standing.VERIFYING, revision=7, active="green"
+        )
+        self.refused: list[str] = []
         self._document: Document | None = document(7, "green")
         self._queues: list[asyncio.Queue[Announce | None]] = []
 
@@ -129,6 +136,15 @@ class FakePool:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def report(self, **told: Any) -> Reported:
+        self.calls.append(("report", told))
+        if isinstance(self.reported, Exception):
+            raise self.reported
+        return self.reported
+
+    def report_refused(self, code: str) -> None:
+        self.refused.append(code)
 
     async def drain(self, server: str, reason: str, **asked: object) -> Marked:
         return self._mark("drain", server=server, reason=reason, **asked)

@@ -210,8 +210,10 @@ def _leave_limited(situation: Situation) -> Decision:
 
 def _leave_refusing(situation: Situation) -> Decision:
     faults = situation.faults
+    if faults.joins < situation.settings.fall and not faults.verified:
+        return _NOTHING
     # Passing probes show that the fault is not our own network's.
-    if faults.joins < situation.settings.fall or not situation.health.passed(situation.active):
+    if not situation.health.passed(situation.active):
         return _NOTHING
     if situation.document.paused is not None:
         return _held_by_pause(situation)

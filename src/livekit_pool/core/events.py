@@ -113,6 +113,17 @@ class StoreSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """
+    The store's clock was set on: now is ``by`` seconds later than the time that has passed says.
+
+    It is never set back: who tells ``now`` lets no moment come twice.
+    """
+
+    by: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """
     A probe of ``server`` ended.
@@ -147,6 +158,7 @@ class FaultSeen:
     Attributes:
         detail: what was seen, for people; never a secret.
         retry_after: seconds after which the server wants to be asked again, if it said so.
+        reports: how many saw it.
     """
 
     server: str
@@ -155,6 +167,7 @@ class FaultSeen:
     source: FaultSource
     detail: str = ""
     retry_after: float | None = None
+    reports: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +271,7 @@ class Tick:
 
 Event = (
     Loaded
+    | ClockSet
     | RowsSeen
     | StoreSeen
     | Probed

@@ -5,7 +5,7 @@ Pending faults: those against the active server that nothing has resolved yet.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .document import Cause, Document
 from .events import FaultSeen, FaultSource
@@ -44,6 +44,15 @@ class Refusal:
     seen: float
 
 
+class _Pending(NamedTuple):
+    """One that the next probe explains: ``counts`` if a join failed while the server answered."""
+
+    seen: float
+    counts: bool
+    verified: bool
+    reports: int
+
+
 class PendingFaults:
     """
     True faults against the active server that no probe and no rotation has resolved yet.
@@ -53,12 +62,14 @@ class PendingFaults:
 
     A failed join of another kind is explained by what the next probe sees: if that is missed, the
     server or our own network is in trouble, and the probes will tell which. If it passes, the join
-    *counts*: the server seems well and yet refuses joins.
+    *counts*: the server seems well and yet refuses joins. What was verified by joins of the pool's
+    own, repeated until it was certain, counts as many.
 
     Attributes:
         kind: that of the newest fault.
         detail: that of the newest fault that had one.
         joins: failed joins that count, in a row; a passed probe does not forgive these.
+        verified: whether one that was verified counts; a passed probe does not forgive it either.
         refusal: the newest one, of several kinds the gravest; a quota is graver than a limit.
     """
 
@@ -66,14 +77,16 @@ class PendingFaults:
         self.kind = Cause.DOWN
         self.detail = ""
         self.joins = 0
+        self.verified = False
         self.refusal: Refusal | None = None
         self._refusals = 0
-        self._pending: list[tuple[float, bool]] = []  # seen when; whether it may count as a join
+        self._counted = 0  # reports of what counts
+        self._pending: list[_Pending] = []
 
     @property
     def reports(self) -> int:
         """How many faults a rotation would answer now."""
-        return self._refusals + self.joins + len(self._pending)
+        return self._refusals + self._counted + sum(fault.reports for fault in self._pending)
 
     def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
         """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
@@ -84,11 +97,18 @@ class PendingFaults:
         self.detail = fault.detail or self.detail
         if len(self._pending) < _PENDING_LIMIT:
             # A refused key is for a signed probe to confirm: one caller's token must not count.
-            counts = fault.source is FaultSource.JOIN and fault.kind is not Cause.CREDENTIALS
-            self._pending.append((now, answering and counts))
+            counts = answering and fault.kind is not Cause.CREDENTIALS
+            self._pending.append(
+                _Pending(
+                    seen=now,
+                    counts=counts and fault.source in (FaultSource.JOIN, FaultSource.VERIFIED),
+                    verified=counts and fault.source is FaultSource.VERIFIED,
+                    reports=fault.reports,
+                )
+            )
 
     def _refused(self, fault: FaultSeen, now: float) -> None:
-        self._refusals += 1
+        self._refusals += fault.reports
         before = self.refusal
         if before is None or fault.kind is Cause.QUOTA or before.kind is not Cause.QUOTA:
             self.refusal = Refusal(
@@ -114,16 +134,20 @@ class PendingFaults:
         Returns:
             whether nothing is left that needs another probe.
         """
-        self.joins += sum(join for seen, join in self._pending if seen <= began)
-        self._pending = [(seen, join) for seen, join in self._pending if seen > began]
+        counting = [fault for fault in self._pending if fault.counts and fault.seen <= began]
+        self.joins += len(counting)
+        self.verified |= any(fault.verified for fault in counting)
+        self._counted += sum(fault.reports for fault in counting)
+        self._pending = [fault for fault in self._pending if fault.seen > began]
         return not self._pending
 
     def missed(self) -> None:
         """A probe was missed: no join that failed about that time counts."""
-        self._pending = [(seen, False) for seen, _ in self._pending]
+        self._pending = [fault._replace(counts=False) for fault in self._pending]
 
     def join_answered(self) -> None:
         """The active server answered a join well."""
-        self.joins = 0
+        self.joins = self._counted = 0
+        self.verified = False
         self.refusal, self._refusals = None, 0
         self.missed()

@@ -29,6 +29,7 @@ from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
 from .full_room import is_full
+from .join_probe import JoinProber, JoinResult, Witness
 from .occupancy import Occupancy, Present, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
@@ -62,7 +63,7 @@ class ProbeResult:
         detail: a few words for a person, without secrets.
         duration: seconds that it took.
         stalled: this process could not listen for more than 0.25 s of that time, or could not
-            ask at all: its silence says nothing of the server.
+            ask at all: its silence says nothing of the server. own: what that was, in a few words.
         kind: of the limit, where it refused for one. retry_after: seconds after which it wants to
             be asked again, if it said so.
         at: when it ended, by this machine's clock, in seconds since the epoch.
@@ -74,6 +75,7 @@ class ProbeResult:
     detail: str
     duration: float
     stalled: bool = False
+    own: str = ""
     kind: Cause | None = None
     retry_after: float | None = None
     at: float = field(default_factory=time.time)
@@ -102,6 +104,7 @@ class Prober:
         timeout: float = TIMEOUT,
         signed_timeout: float = SIGNED_TIMEOUT,
         context: ssl.SSLContext | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """
         Connect to nothing yet.
@@ -110,12 +113,14 @@ class Prober:
             timeout: seconds that a probe waits.
             signed_timeout: seconds that a signed probe, or a question about rooms, waits.
             context: how TLS is verified; by default against the system's authorities.
+            witness: told how long the participant of a join probe was on a server.
         """
         self._timeout = timeout
         self._signed_timeout = signed_timeout
         self._context = context
         self._attempts: dict[str, list[Attempt]] = {}
         self._ending: set[asyncio.Task[Seen]] = set()
+        self._joiner = JoinProber(context=context, witness=witness)
         self._stack = AsyncExitStack()
         self._kept: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
@@ -132,6 +137,7 @@ class Prober:
         self._fresh = await self._stack.enter_async_context(
             open_session(timeout=self._signed_timeout, keep=False, context=self._context)
         )
+        await self._stack.enter_async_context(self._joiner)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -157,8 +163,8 @@ class Prober:
         began = time.monotonic()
         with Stalls() as stalls:
             seen = await self._wait(server, began)
-            stalled = stalls.stalled or seen.own
-        return _result(server, seen, began, stalled)
+            own = _own(seen, stalls)
+        return _result(server, seen, began, own)
 
     async def probe_signed(self, server: Server) -> ProbeResult:
         """
@@ -177,8 +183,12 @@ class Prober:
                 seen = refused.seen
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 seen = Seen.after(error)
-            stalled = stalls.stalled or seen.own
-        return _result(server, seen, began, stalled)
+            own = _own(seen, stalls)
+        return _result(server, seen, began, own)
+
+    async def probe_join(self, server: Server) -> JoinResult:
+        """Join ``server`` with a hidden participant that leaves at once; see `join_probe`."""
+        return await self._joiner.probe(server)
 
     # -- rooms --
 
@@ -270,14 +280,21 @@ class Prober:
             attempt.task.add_done_callback(self._ending.discard)
 
 
-def _result(server: Server, seen: Seen, began: float, stalled: bool) -> ProbeResult:
+def _own(seen: Seen, stalls: Stalls) -> str:
+    if seen.own:
+        return seen.detail
+    return "the event loop stood still" if stalls.stalled else ""
+
+
+def _result(server: Server, seen: Seen, began: float, own: str) -> ProbeResult:
     return ProbeResult(
         server=server.name,
         outcome=seen.outcome,
         stage=seen.stage,
         detail=seen.detail,
         duration=time.monotonic() - began,
-        stalled=stalled,
+        stalled=own != "",
+        own=own,
         kind=seen.kind,
         retry_after=seen.retry_after,
     )

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__, observe
-from . import admin, docs, events, token_endpoint
+from . import admin, docs, events, report, token_endpoint
 from .access import Access
 from .answers import REFUSALS, RETRY_AFTER, error_answer, handlers, refused
 from .http import AT_SHUTDOWN
@@ -33,6 +33,9 @@ __all__ = ["LARGEST_BODY", "create_app"]
 
 LARGEST_BODY: Final = 10 * 2**20
 """Bytes of a request's body: LiveKit's ``max_api_request_body_size``."""
+
+# What less is enough for, so that nobody makes the pool read more: bytes, and how to say it.
+_LARGEST: Final = {"/pool/report": (report.LARGEST_BODY, "64 KiB")}
 
 _LIVEKIT_METHODS: Final = ("OPTIONS", "HEAD", "GET", "POST", "PATCH", "DELETE")
 
@@ -90,6 +93,7 @@ def create_app(
     app.include_router(_health(pool))
     app.include_router(admin.router(pool, access))
     app.include_router(events.router(told, access))
+    app.include_router(report.router(pool, access))
     app.include_router(token_endpoint.router(pool, settings, access))
     app.include_router(docs.router(app))
     for router in routers:
@@ -132,8 +136,8 @@ class _LiveKitPaths:
     LiveKit's ways with URLs: CORS, and a doubled slash at the beginning.
 
     CORS is open, as LiveKit's is (server: pkg/service/server.go): tokens protect, not origins. It
-    is open on LiveKit's paths and the token endpoint only; nobody needs the rest of the pool's
-    API from another site's page.
+    is open on LiveKit's paths and on what an application's page asks, the token endpoint and the
+    reports, only; nobody needs the rest of the pool's API from another site's page.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -160,7 +164,7 @@ class _LiveKitPaths:
 
 
 def _is_open(path: str) -> bool:
-    return path in ("/", "/pool/token") or path.startswith(("/rtc", "/twirp/"))
+    return path in ("/", "/pool/token", "/pool/report") or path.startswith(("/rtc", "/twirp/"))
 
 
 class _Boundary:
@@ -204,18 +208,19 @@ class _BrokenOff(Exception):
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
     """``receive``, answering 413 as soon as the body is, or says that it is, too large."""
+    largest, shown = _LARGEST.get(scope["path"], (LARGEST_BODY, "10 MiB"))
     size = 0
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     announced = max((int(value) for value in lengths if value.isdigit()), default=0)
 
     async def limited() -> Message:
         nonlocal size
-        if announced > LARGEST_BODY:
-            raise HTTPException(413, "The body is larger than 10 MiB.")
+        if announced > largest:
+            raise HTTPException(413, f"The body is larger than {shown}.")
         message = await receive()
         size += len(message.get("body", b""))
-        if size > LARGEST_BODY:
-            raise HTTPException(413, "The body is larger than 10 MiB.")
+        if size > largest:
+            raise HTTPException(413, f"The body is larger than {shown}.")
         return message
 
     return limited

@@ -19,6 +19,7 @@ from ...core.faults import Blame
 from ...exceptions import NoAnswer, NoServer, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
+from ...upstream.connection import Failure
 from .dialer import CONNECT
 from .refusal import Refusal
 from .request import UpgradeRequest, came_through
@@ -291,7 +292,7 @@ class Inquiry:
         except TimeoutError:
             self._fault(placement, Cause.TIMEOUT, "no connection in time")
         except OSError as error:
-            self._fault(placement, Cause.DOWN, f"connection failed: {type(error).__name__}")
+            self._lost(placement, error)
         except asyncio.CancelledError:
             if self._expired and upstream.connected:
                 self._fault(placement, Cause.TIMEOUT, "no first message in time")
@@ -331,6 +332,15 @@ class Inquiry:
         pool = self._gateway.pool
         return pool.joinable(placement.server) and await pool.rooms.holds(placement)
 
+    def _lost(self, placement: Placement, error: Exception | None) -> None:
+        """There is no connection to the server any more, or none could be made."""
+        failure = Failure.of(error) if isinstance(error, OSError) else None
+        if failure is not None and failure.own:
+            self._gateway.pool.own_fault(failure.detail, placement.server)
+            return
+        what = f"failed: {type(error).__name__}" if error else "lost before an answer"
+        self._fault(placement, Cause.DOWN, f"connection {what}")
+
     def _fault(
         self,
         placement: Placement,
@@ -351,9 +361,7 @@ class Inquiry:
         """The server did not let the client in; whether the client has been answered."""
         if answer.status == 0:
             self._gateway.dialers[placement.server].forget()
-            error = upstream.error
-            what = f"failed: {type(error).__name__}" if error else "lost before an answer"
-            self._fault(placement, Cause.DOWN, f"connection {what}")
+            self._lost(placement, upstream.error)
             await self._hold(placement)
             return False
         refusal = Refusal.of(answer)
