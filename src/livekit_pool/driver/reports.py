@@ -29,7 +29,7 @@ from typing import Final, Protocol
 
 from .. import observe
 from ..core.document import Cause, Document
-from ..core.events import FaultSource, Probed, ProbeOutcome
+from ..core.events import FaultSource
 from ..core.faults import Blame, Classified
 from ..exceptions import (
     PoolError,
@@ -120,8 +120,6 @@ class _Asker(Protocol):
     def store_ok(self) -> bool: ...
 
     async def fresh(self, revision: int = 0) -> Document: ...
-
-    def feed(self, event: Probed) -> None: ...
 
     def fault(
         self,
@@ -313,10 +311,6 @@ class Reports:
             retry_after=found.retry_after,
             reports=state.reports,
         )
-        if found.cause is Cause.CREDENTIALS:
-            # Where only joins are refused, as in a region that is not allowed, no call tells.
-            refused = ProbeOutcome.UNAUTHORIZED
-            self._asker.feed(Probed(server=server.name, outcome=refused, detail=found.detail))
 
     def _settle(
         self, server: str, state: _State, found: Found, who: Iterable[tuple[str, str]]

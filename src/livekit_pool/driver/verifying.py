@@ -103,7 +103,8 @@ def _of_probe(seen: ProbeResult, *, signed: bool) -> Found:
     if seen.stalled:
         return _UNCLEAR
     if seen.outcome is ProbeOutcome.UNAUTHORIZED:
-        return Found(cause=Cause.CREDENTIALS, detail=seen.detail)
+        # It may be our own clock: the machine has others asked before it believes this.
+        return Found(cause=Cause.CREDENTIALS, source=FaultSource.PROBE, detail=seen.detail)
     if seen.outcome is ProbeOutcome.LIMITED:
         kind = seen.kind or Cause.RATE_LIMIT
         return Found(cause=kind, detail=seen.detail, retry_after=seen.retry_after)
