@@ -35,6 +35,11 @@ __all__ = [
     "TASK_FAILED",
     "UNDRAINED",
     "UPSTREAM_REFUSED",
+    "WEBHOOK_LOST",
+    "WEBHOOK_RECEIVER_AWAY",
+    "WEBHOOK_RECEIVER_BACK",
+    "WEBHOOK_REFUSED",
+    "WEBHOOK_UNDECIDED",
     "configure",
     "event",
 ]
@@ -61,6 +66,11 @@ PAUSED: Final = "Automatic rotation paused"
 RESUMED: Final = "Automatic rotation resumed"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
+WEBHOOK_REFUSED: Final = "Webhook refused"
+WEBHOOK_UNDECIDED: Final = "Webhook of one of several servers with one key"
+WEBHOOK_LOST: Final = "Webhook not passed on"
+WEBHOOK_RECEIVER_AWAY: Final = "Webhook receiver does not answer"
+WEBHOOK_RECEIVER_BACK: Final = "Webhook receiver answers again"
 
 _logger: Final = logging.getLogger("livekit_pool")
 

@@ -33,7 +33,7 @@ from .actions import (
 from .agreement import Finding, Losses
 from .budget import Usage
 from .decisions import Decision, decide
-from .document import Cause, Document, Rotation
+from .document import Cause, Document, Rotation, ServerRecord
 from .events import (
     ClockSet,
     Event,
@@ -237,6 +237,11 @@ class PoolMachine:
     def takes_our_key(self, server: str, since: float) -> bool:
         """Whether ``server`` passed a signed probe of this process that began after ``since``."""
         return self._health.signed_since(server, since)
+
+    def record(self, server: str) -> ServerRecord:
+        """What all processes share about ``server``, with a cool-down in the time of now."""
+        document = self.document
+        return ServerRecord() if document is None else self._moments.seen(document).record(server)
 
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
