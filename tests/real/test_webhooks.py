@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ import pytest
 from livekit.api import TokenVerifier, WebhookReceiver
 
 from livekit_pool.local import LocalServer
+from tests.real.call import Participant, make_token
 from tests.real.meeting import meeting
 from tests.real.node.webhooks import verified
 from tests.real.pool_process import PoolProcess
+from tests.real.test_minutes import LATE, ledger_of
 from tests.real.until import until
 from tests.web.webhooks.livekits import body_of, event, signature
 from tests.web.webhooks.receiver import Receiver, receiving
@@ -192,6 +195,27 @@ async def test_a_receiver_that_was_away_gets_all_in_the_same_order(
             assert len(orders[0]) >= 6
         await setting.pool.logs("Webhook receiver answers again")
         check_with_python(setting)
+
+
+async def test_the_ledger_hears_of_who_passes_the_pool_by(
+    tmp_path: Path, livekit_program: Path
+) -> None:
+    async with passing(tmp_path, livekit_program) as setting:
+        green = setting.pool.servers[1]
+        token = make_token(green.key, green.secret, room="direct", identity="carol")
+        async with Participant("carol") as carol:
+            await carol.join(green.url, token, audio=True)
+            begun = time.time()
+            await setting.tells("participant_joined", server="green")
+            sid = carol.room.local_participant.sid
+            await asyncio.sleep(3)  # seconds that are to be counted
+        ended = time.time()
+        await setting.tells("participant_left", server="green")
+        # The pool asks the servers themselves each 30 s only: nobody else has told of her.
+        await setting.pool.stop()
+        stay = (await ledger_of(tmp_path))["green"][sid]
+        assert stay.start / 1000 == pytest.approx(begun, abs=LATE)
+        assert stay.end / 1000 == pytest.approx(ended, abs=LATE)
 
 
 async def test_a_stop_passes_on_what_it_can_and_says_what_it_could_not(
