@@ -469,13 +469,35 @@ async def test_a_stall_of_our_own_condemns_nobody(world: World) -> None:
     world.plain = deque([SILENT])
     await world.report()
     await world.verified()
+    assert len(world.probes) == 3
     world.stalled, world.plain = False, deque([PASSED])
     world.joining = deque([join(SILENT, stalled=True)])
     await asyncio.sleep(1.1)
     await world.report()
     await world.verified()
+    assert len(world.joins) == 3
     assert not world.faults
     assert world.reports.verified == {"unclear": 2}
+
+
+@turned
+async def test_after_a_stall_of_our_own_it_looks_again(world: World) -> None:
+    """Those who reported were told that it does, and do not report again."""
+    world.joining = deque([join(SILENT, stalled=True), refusal(429, "quota exceeded")])
+    await world.report()
+    await world.verified()
+    assert [fault.kind for fault in world.faults] == [Cause.QUOTA]
+
+
+@turned
+async def test_an_answer_is_one_also_if_this_process_stalled(world: World) -> None:
+    """As it does while five hundred report at once."""
+    world.stalled = True
+    world.joining = deque([refusal(429, "quota exceeded", None)])
+    await world.report()
+    await world.verified()
+    assert [fault.kind for fault in world.faults] == [Cause.QUOTA]
+    assert len(world.probes) == 2
 
 
 @turned
