@@ -495,6 +495,10 @@ class Pool:
         """
         self.driver.fault(server, kind, source, detail, revision, retry_after=retry_after)
 
+    def own_fault(self, what: str, server: str) -> None:
+        """This process is why ``server`` could not be asked: it is not blamed."""
+        self.driver.own_fault(what, server)
+
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""
         self.driver.join_answered(server)

@@ -29,6 +29,7 @@ from tests.core.samples import (
     drained,
     moved,
     notes_of,
+    probes_of,
     swap_of,
     swaps_of,
 )
@@ -157,13 +158,32 @@ def test_a_refused_key_waits_for_a_signed_probe() -> None:
         actions = pool.feed(fault(Cause.CREDENTIALS))
         assert actions == [Probe(server="red", signed=True)]
         assert swaps_of(pool.feed(Probed(server="red", outcome=PASSED))) == []
-    swap = swap_of(pool.feed(fault(Cause.CREDENTIALS), Probed(server="red", outcome=UNAUTHORIZED)))
+    actions = pool.feed(fault(Cause.CREDENTIALS), Probed(server="red", outcome=UNAUTHORIZED))
+    assert swaps_of(actions) == [], "it may be our clock"
+    assert Probe(server="green", signed=True) in actions
+    actions = pool.feed(Probed(server="green", outcome=PASSED))
+    assert (swaps_of(actions), probes_of(actions)) == ([], ["red"]), "it was, perhaps"
+    swap = swap_of(pool.feed(Probed(server="red", outcome=UNAUTHORIZED)))
     assert swap.rotation is not None
     assert swap.rotation.cause is Cause.CREDENTIALS
     pool.won(swap)
     assert pool.machine.role("red", pool.now) is Role.MISCONFIGURED
     pool.now += 1_000
     assert not pool.machine.available("red", pool.now), "not before a signed probe passes"
+
+
+@pytest.mark.parametrize("order", [("green", "red", "blue"), ("red", "blue", "green")])
+def test_where_all_refuse_our_key_it_is_our_clock_and_nobody_is_left(order: list[str]) -> None:
+    pool = Pool()
+    for name in ("red", "green", "blue", "red", "green"):
+        assert swaps_of(pool.feed(Probed(server=name, outcome=UNAUTHORIZED))) == []
+        pool.now += 1.0
+    assert pool.machine.role("green", pool.now) is Role.MISCONFIGURED
+    for name in order:  # it is set right, and one after the other is asked
+        pool.now += 1.0
+        assert swaps_of(pool.feed(Probed(server=name, outcome=PASSED))) == []
+    assert pool.machine.active_server == "red"
+    assert pool.machine.available("green", pool.now)
 
 
 def test_a_server_that_comes_back_is_asked_with_our_key_before_it_is_chosen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,9 @@ from livekit_pool.core.events import ProbeOutcome
 from livekit_pool.local import LocalServer
 from livekit_pool.servers import Server
 from livekit_pool.upstream.connection import Stage
+from livekit_pool.upstream.names import Names
 from livekit_pool.upstream.probe import Prober, ProbeResult
+from tests.real.until import until
 from tests.upstream.scripted import (
     KEY,
     OK,
@@ -264,17 +267,46 @@ async def test_probes_of_one_server_at_the_same_time_all_end(prober: Prober) -> 
     assert [result.outcome for result in results] == [PASSED] * 5
 
 
-async def test_a_name_that_does_not_resolve_is_silence(
+async def test_a_name_that_does_not_resolve_is_silence_and_our_own_as_far_as_we_know(
     prober: Prober, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fails(*_: Any, **__: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
     server = Server(name="there", url="wss://livekit.example", key=KEY, secret=SECRET)
     for result in (await prober.probe(server), await prober.probe_signed(server)):
-        assert (result.outcome, result.stage) == (SILENT, Stage.TCP)
+        assert (result.outcome, result.stage, result.stalled) == (SILENT, Stage.TCP, True)
         assert result.detail == "its host name could not be resolved"
+
+
+async def test_a_slow_resolver_neither_eats_a_probe_nor_keeps_others_waiting(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, hanging = socket.getaddrinfo, threading.Event()
+
+    def slow(host: str, *rest: Any, **named: Any) -> Any:
+        if host.endswith(".test"):
+            hanging.wait(20)
+        return look_up("127.0.0.1", *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    async with scripted(always(OK)) as server:
+        port = server.server.port
+        named = [
+            Server(name=host, url=f"ws://{host}:{port}", key=KEY, secret=SECRET)
+            # More than there are threads for a loop's own lookups.
+            for host in (*(f"slow{number}.test" for number in range(40)), "quick.example")
+        ]
+        results = await asyncio.gather(*(prober.probe(each) for each in named))
+        assert [(r.outcome, r.stalled) for r in results[:-1]] == [(SILENT, True)] * 40
+        assert results[-1].outcome is PASSED
+        hanging.set()
+        await until(
+            lambda: "slow0.test" not in Names.shared().failing, seconds=5, what="it is found"
+        )
+        # Found in the meantime, and good now.
+        assert (await prober.probe(named[0])).outcome is PASSED
 
 
 # ---- TLS --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from livekit_pool.core.document import Cause, Document, Rotation
 from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import NoAnswer
 from livekit_pool.pool import Access, Marked, Pool
+from livekit_pool.stores.base import Placement
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
 
 PAIR = KeyPair(key="APIpool", secret="pool-secret-pool-secret-pool-secret")
@@ -64,6 +65,7 @@ class FakePool:
         answer: what `rotate` answers, or raises.
         marked: what `drain`, `undrain`, `pause` and `resume` answer, or raise.
         past: the history, newest first.
+        placed: where rooms are, by name.
         reported: what `report` answers, or raises.
         refused: the codes of reports that it was not asked about.
     """
@@ -76,6 +78,7 @@ class FakePool:
         self.answer: Rotation | Exception | None = None
         self.marked: Marked | Exception = Marked(revision=8, changed=True, mark=None, rotation=None)
         self.past: list[Rotation] = []
+        self.placed: dict[str, str] = {}
         self.error: Exception | None = None
         self.reported: Reported | Exception = Reported(
             status=Standing.VERIFYING, revision=7, active="green"
@@ -94,6 +97,20 @@ class FakePool:
         if self._document is None:
             raise NoAnswer("there is no document yet")
         return self._document
+
+    @property
+    def revision(self) -> int:
+        return 0 if self._document is None else self._document.revision
+
+    def witness(self, server: str, event: str, **told: object) -> None:
+        self.calls.append(("witness", {"server": server, "event": event, **told}))
+
+    async def placement(self, room: str) -> Placement | None:
+        self.calls.append(("placement", {"room": room}))
+        if self.error is not None:
+            raise self.error
+        server = self.placed.get(room)
+        return Placement(room=room, server=server, revision=self.revision) if server else None
 
     async def fresh(self, revision: int = 0) -> Document:
         self.calls.append(("fresh", {"revision": revision}))

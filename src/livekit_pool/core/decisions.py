@@ -4,7 +4,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     a foreign client wrote another index   -> foreign, or the active one is written back
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
-    it refuses our key                     -> credentials, at once
+    it refuses our key, and no other does  -> credentials, at once
     it is drained                          -> manual, as soon as another one is available
     it refuses for a limit                 -> the refusal's kind: a quota at once, other limits not
                                               sooner than the interval
@@ -193,7 +193,28 @@ def _leave_misconfigured(situation: Situation) -> Decision:
         return _NOTHING
     if situation.document.paused is not None:
         return _held_by_pause(situation)
+    wanted = _witness_of_key(situation, evidence.began)
+    if wanted:
+        return Decision(signed=wanted)
     return _leave(situation, first_available, Cause.CREDENTIALS, evidence.detail)
+
+
+def _witness_of_key(situation: Situation, refused: float) -> tuple[str, ...]:
+    """
+    Whom to ask with our key before the active server, which ``refused`` it last, is blamed.
+
+    Where nobody takes our tokens any more, it is our clock that is wrong. So another server must
+    take one first, and this one refuse one after that: when the clock is set right, the others'
+    answers must not condemn the one that is asked last.
+    """
+    health, since = situation.health, situation.health.refusing_since(situation.active)
+    others = [each.name for each in situation.candidates if each.available]
+    passes = [health.signed_pass(name) for name in others]
+    if any(since <= passed <= refused for passed in passes):
+        return ()
+    if any(since <= passed for passed in passes):
+        return (situation.active,)
+    return tuple(name for name in others if health.signed_answer(name) < since)
 
 
 def _leave_limited(situation: Situation) -> Decision:

@@ -113,6 +113,17 @@ class StoreSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """
+    The store's clock was set on: now is ``by`` seconds later than the time that has passed says.
+
+    It is never set back: who tells ``now`` lets no moment come twice.
+    """
+
+    by: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """
     A probe of ``server`` ended.
@@ -260,6 +271,7 @@ class Tick:
 
 Event = (
     Loaded
+    | ClockSet
     | RowsSeen
     | StoreSeen
     | Probed

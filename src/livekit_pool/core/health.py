@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from .document import Cause, ServerRecord
+from .document import LONGEST_COOL_DOWN, Cause, ServerRecord
 from .events import Probed, ProbeOutcome, SignedSight
 from .faults import FOLLOWS, KINDS, CoolDown
 
@@ -33,7 +33,7 @@ Seconds for which an own observation is preferred to that of the process which p
 machine: longer than two heartbeats, so that what is heard is the newer one.
 """
 
-LONGEST_RETRY_AFTER: Final = 86_400.0
+LONGEST_RETRY_AFTER: Final = LONGEST_COOL_DOWN
 """Seconds that a server may ask for at most: a day. A wrong clock must not take it out for ever."""
 
 
@@ -96,6 +96,7 @@ class _Sight:
 
     health: Health = Health.UNKNOWN
     unauthorized: Evidence | None = None  # that it refuses our key, since the last signed pass
+    refusing_since: float | None = None  # when the first began that showed it, since that pass
     limited: bool = False  # it refused our own call for a limit, since the last signed pass
     signed: float = -math.inf  # when the newest signed probe that passed began
     signed_last: float = -math.inf  # when the newest signed probe began
@@ -154,13 +155,16 @@ class HealthBook:
         sight.signed_last = seen.began
         match seen.outcome:
             case ProbeOutcome.UNAUTHORIZED:
+                if sight.refusing_since is None:
+                    sight.refusing_since = seen.began
                 sight.unauthorized = Evidence(
                     outcome=seen.outcome, detail=seen.detail, began=seen.began, at=now
                 )
             case ProbeOutcome.LIMITED:
                 sight.limited = True
             case ProbeOutcome.PASSED:
-                sight.unauthorized, sight.limited, sight.signed = None, False, seen.began
+                sight.unauthorized, sight.refusing_since = None, None
+                sight.limited, sight.signed = False, seen.began
 
     def _answered(self, sight: _Sight, now: float) -> None:
         sight.passes, sight.misses = sight.passes + 1, 0
@@ -283,6 +287,22 @@ class HealthBook:
         """Whether ``server`` passed a signed probe of this process that began after ``moment``."""
         sight = self._sights.get(server)
         return sight is not None and sight.signed >= moment
+
+    def refusing_since(self, server: str) -> float:
+        """When ``server`` began to refuse our key, by the first signed probe that showed it."""
+        sight = self._sights.get(server)
+        since = None if sight is None else sight.refusing_since
+        return math.inf if since is None else since
+
+    def signed_pass(self, server: str) -> float:
+        """When the newest signed probe of ``server`` that passed began; -inf if there is none."""
+        sight = self._sights.get(server)
+        return -math.inf if sight is None else sight.signed
+
+    def signed_answer(self, server: str) -> float:
+        """When the newest signed probe that ``server`` answered began; -inf if there is none."""
+        sight = self._sights.get(server)
+        return -math.inf if sight is None else sight.signed_last
 
     def evidence(self, server: str) -> Evidence | None:
         """

@@ -33,8 +33,9 @@ from .actions import (
 from .agreement import Finding, Losses
 from .budget import Usage
 from .decisions import Decision, decide
-from .document import Cause, Document, Rotation
+from .document import Cause, Document, Rotation, ServerRecord
 from .events import (
+    ClockSet,
     Event,
     FaultSeen,
     FaultSource,
@@ -54,6 +55,7 @@ from .events import (
 from .faults import KINDS, REFUSALS
 from .health import Health, HealthBook, Settings
 from .limits import Limits
+from .moments import Moments
 from .pending import PendingFaults, is_late
 from .requests import Asked, Done, Go, No, Wait, mark_of, verdict
 from .situation import Situation
@@ -148,6 +150,7 @@ class PoolMachine:
         self._stepping = Stepping()
         self._announced_step: Step | None = None
         self._losses = Losses()
+        self._moments = Moments()
         self._active_from = -math.inf
         self.usage: Mapping[str, Usage] = {}
         self._spent_from: float | None = None
@@ -235,9 +238,14 @@ class PoolMachine:
         """Whether ``server`` passed a signed probe of this process that began after ``since``."""
         return self._health.signed_since(server, since)
 
+    def record(self, server: str) -> ServerRecord:
+        """What all processes share about ``server``, with a cool-down in the time of now."""
+        document = self.document
+        return ServerRecord() if document is None else self._moments.seen(document).record(server)
+
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
-        document = self.document
+        document = None if self.document is None else self._moments.seen(self.document)
         if document is not None and self.active_server == server:
             return Role.ACTIVE
         if document is not None and document.record(server).drained is not None:
@@ -285,6 +293,8 @@ class PoolMachine:
                 self._observe(event, now)
             case FaultSeen():
                 self._blame(event, now)
+            case ClockSet(by=by):
+                self._set_clock(by)
             case JoinAnswered(server=server):
                 if self.document is not None and server == self.document.active_server:
                     self._faults.join_answered()
@@ -296,6 +306,20 @@ class PoolMachine:
                 pass
             case _:
                 assert_never(event)
+
+    def _set_clock(self, by: float) -> None:
+        """Let nothing that was waited for be over only because the clock was set on."""
+        if self.document is not None:
+            self._moments.set_on(by, self.document)
+        self._stepping.set_clock(by)
+        self._told = {key: since + by for key, since in self._told.items()}
+        self._asked = [replace(asked, until=asked.until + by) for asked in self._asked]
+        if self._swap_for is not None:
+            self._swap_for = replace(self._swap_for, until=self._swap_for.until + by)
+        if self._foreign_from is not None:
+            self._foreign_from += by
+        if self._spent_from is not None:
+            self._spent_from += by
 
     def _hear_of_store(
         self, event: Loaded | StoreSeen | SwapAnswered | SwapFailed, now: float
@@ -572,7 +596,7 @@ class PoolMachine:
             names=self.names,
             actor=f"pool {self._process}",
             settings=self.settings,
-            document=document,
+            document=self._moments.seen(document),
             health=self._health,
             faults=self._faults,
             lists=None if self._rows is None else self._rows.lists,

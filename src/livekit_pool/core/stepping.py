@@ -51,6 +51,10 @@ class Stepping:
             self._back_at = now
         self.away = not ok
 
+    def set_clock(self, by: float) -> None:
+        """The clock was set on by so many seconds."""
+        self._back_at += by
+
     def follow(self, document: Document) -> tuple[Note, ...]:
         """
         Another document is followed: the step ends if its active server is another one.

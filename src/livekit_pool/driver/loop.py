@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from ..core.agreement import Finding, compare
 from ..core.document import Cause, Document, Mark, Rotation, new_document
 from ..core.events import (
     Change,
+    ClockSet,
     Event,
     FaultSeen,
     FaultSource,
@@ -65,11 +67,14 @@ from ..stores.base import (
     ProcessRow,
     Store,
 )
+from ..upstream import stalls
+from ..upstream.names import Names
 from ..upstream.probe import Prober, ProbeResult
 from .asking import Asking
-from .clock import StoreClock
+from .clock import Jumps, StoreClock
 from .listeners import Listeners
 from .neighbours import seen_in
+from .own_faults import OwnFaults
 from .probing import Probing
 from .reports import Reports
 from .tasks import Tasks
@@ -87,8 +92,19 @@ TICK: Final = 0.25
 NEWBORN_WAIT: Final = 3.0
 """Seconds to wait, after finding no document where one may be lost, before making one."""
 
+LONGEST_WAIT: Final = 5.0
+"""Seconds for which a join waits for a server, and a little more."""
+
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
+
+
+_MARKED: Final = {
+    Change.DRAIN: observe.DRAINED,
+    Change.UNDRAIN: observe.UNDRAINED,
+    Change.PAUSE: observe.PAUSED,
+    Change.RESUME: observe.RESUMED,
+}
 
 
 class Driver:
@@ -163,6 +179,10 @@ class Driver:
         self._asking = Asking(self.process, self.feed)
         self._started = time.time()
         self._clock = StoreClock()
+        self._jumps = Jumps()
+        self._own_faults = OwnFaults(lambda: Names.shared().failing)
+        self._next_tick = math.inf
+        self._stood_until = -math.inf  # when this loop stood still last, for longer than others
         self._writing = Writing(store)
         self._last_tick = time.monotonic()
         self._store_ok = True
@@ -412,6 +432,10 @@ class Driver:
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
         said so.
         """
+        if kind is Cause.TIMEOUT and self._stood_still():
+            self.own_fault("the event loop stood still", server)
+            self.probe(server)
+            return
         known = self.machine.document
         seen_at = (known.revision if known else 0) if revision is None else revision
         if source in (FaultSource.JOIN, FaultSource.VERIFIED) or kind in REFUSALS:
@@ -427,6 +451,22 @@ class Driver:
                 reports=reports,
             )
         )
+
+    def own_fault(self, what: str, server: str) -> None:
+        """
+        This process, or its machine, is why ``server`` could not be asked: it is not blamed.
+
+        ``what`` is a few constant words.
+        """
+        self._own_faults.seen(what, server=server)
+
+    def _stood_still(self) -> bool:
+        """Whether what was waited for lately may have been here, and not been heard."""
+        now = time.monotonic()
+        return self._is_late(now) or now - self._stood_until < LONGEST_WAIT
+
+    def _is_late(self, now: float) -> bool:
+        return now > self._next_tick + stalls.STALL
 
     def join_answered(self, server: str) -> None:
         """``server`` answered a join well."""
@@ -502,7 +542,7 @@ class Driver:
         )
         if answer.changed:
             observe.event(
-                observe.MARKS[change.value],
+                _MARKED[change],
                 logging.WARNING,
                 server=server or None,
                 by=actor,
@@ -602,7 +642,8 @@ class Driver:
         """Read what the store holds, and follow it."""
         before = self.machine.document
         loaded = await self.store.load()
-        self._clock.sync(loaded)
+        if (by := self._clock.sync(loaded)) > 0:
+            self.feed(ClockSet(by=by))
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
 
@@ -672,7 +713,12 @@ class Driver:
 
     async def _ticks(self) -> None:
         while True:
+            self._next_tick = time.monotonic() + TICK
             await asyncio.sleep(TICK)
+            if self._is_late(time.monotonic()):
+                self._stood_until = time.monotonic()
+            await self._look_at_clock()
+            self._own_faults.look()
             gap = time.monotonic() - self._last_tick
             self._last_tick = time.monotonic()
             if gap > STALL:
@@ -682,6 +728,13 @@ class Driver:
                 await self._catch_up()
             else:
                 self.feed(Tick())
+
+    async def _look_at_clock(self) -> None:
+        """A clock that was set is told, and the store's, which may be the same one, read again."""
+        if by := self._jumps.look():
+            observe.event(observe.CLOCK_JUMPED, logging.WARNING, seconds=by)
+            with contextlib.suppress(PoolError):
+                await self.reload()
 
     async def _catch_up(self) -> None:
         """After a stall: read again; where nothing can be read, what is known has to do."""

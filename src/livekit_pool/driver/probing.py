@@ -38,6 +38,9 @@ class _Asker(Protocol):
     def stalled(self) -> bool:
         """Whether this process's loop has just been silent."""
 
+    def own_fault(self, what: str, server: str) -> None:
+        """This process, or its machine, is why a probe of ``server`` saw nothing."""
+
     def feed(self, event: Probed) -> None:
         """Take in what was seen."""
 
@@ -170,6 +173,8 @@ class Probing:
             self.signed[server] = SignedSight(
                 outcome=result.outcome, began=began_at, detail=result.detail
             )
+        if result.own and result.outcome is ProbeOutcome.SILENT:
+            self._asker.own_fault(result.own, server)
         self._asker.feed(
             Probed(
                 server=server,

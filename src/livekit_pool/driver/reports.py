@@ -215,6 +215,11 @@ class Reports:
             active=self._asker.active_server,
         )
 
+    def verdict(self, server: str) -> Standing:
+        """VERIFYING while ``server`` is looked at, else what that found: VERIFYING if a fault."""
+        state = self._states[server]
+        return state.settled if state.who is None else Standing.VERIFYING
+
     def refused(self, code: str) -> None:
         """
         Count a report that was refused with ``code``.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from math import isfinite
 
 from ..core.document import Document, Rotation
 from ..core.stored import (
@@ -18,8 +21,37 @@ __all__ = ["document_from_json", "document_to_json", "rotation_from_json", "rota
 
 
 def document_to_json(document: Document) -> str:
-    """Write ``document`` in its stored form."""
-    return json.dumps(to_mapping(document))
+    """
+    Write ``document`` in its stored form: what `json.dumps` makes of `to_mapping`.
+
+    It is written out here because a swap's speed is promised, and `json.dumps` would be the dearest
+    part of it: this takes a third of that time. A test holds the two against each other.
+    """
+    text, number = encode_basestring_ascii, _number
+    servers = paused = ""
+    if document.servers or document.paused:
+        mapping = to_mapping(document)
+        servers, paused = json.dumps(mapping["servers"]), json.dumps(mapping["paused"])
+    return (
+        f'{{"activeServerIndex": {document.active_server_index}, '
+        f'"serverCount": {document.server_count}, '
+        f'"lastRotation": {number(document.last_rotation)}, '
+        f'"createdAt": {number(document.created_at)}, '
+        f'"lastError": {"null" if document.last_error is None else text(document.last_error)}, '
+        f'"lastErrorTime": {number(document.last_error_time)}, '
+        f'"schema": {document.schema}, '
+        f'"lineage": {text(document.lineage)}, '
+        f'"revision": {document.revision}, '
+        f'"activeServer": {text(document.active_server)}, '
+        f'"activeSince": {document.active_since}, '
+        f'"indexWritten": {document.own_index}, '
+        f'"cause": {text(document.cause)}, '
+        f'"reason": {text(document.reason)}, '
+        f'"actor": {text(document.actor)}, '
+        f'"window": {number(document.window)}, '
+        f'"servers": {servers or "{}"}, '
+        f'"paused": {paused or "null"}}}'
+    )
 
 
 def document_from_json(
@@ -54,6 +86,12 @@ def rotation_from_json(text: str) -> Rotation:
         return rotation_from_mapping(_mapping(text))
     except ValueError as error:
         raise StoreCorrupt(f"The history in LIVEKIT_POOL_STORE is damaged: {error}.") from error
+
+
+# Most moments in a document are those of the document before.
+@lru_cache(maxsize=64, typed=True)
+def _number(value: float | None) -> str:
+    return json.dumps(value) if value is None or not isfinite(value) else repr(value)
 
 
 def _mapping(text: str) -> dict[str, object]:

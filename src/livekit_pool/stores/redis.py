@@ -183,7 +183,7 @@ class RedisStore:
             document,
             operation,
             replaces=self._stored(document.lineage, expected),
-            entries=[rotation_to_json(rotation) if rotation else ""],
+            entries=[rotation_to_json(rotation)] if rotation else (),
         )
 
     async def restore(

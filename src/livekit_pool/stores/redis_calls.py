@@ -50,6 +50,7 @@ class Calls:
         self, address: Address, known: Iterable[Script] = (), limit: float = LIMIT
     ) -> None:
         self._address = address
+        self._place = address.shown
         self._scripts = tuple(known)
         # The keys of each script, as the connection takes them.
         self._keys: dict[Script, bytes] = {}
@@ -63,7 +64,7 @@ class Calls:
         self._connecting: asyncio.Task[Line] | None = None
 
     def __repr__(self) -> str:
-        return f"<Calls to {self._address.shown}, {self._line or 'no line'}>"
+        return f"<Calls to {self._place}, {self._line or 'no line'}>"
 
     def start(self, heard: Callable[[], None], subscribed: Callable[[], None]) -> None:
         """
@@ -99,7 +100,7 @@ class Calls:
         try:
             await self._run(await self._get_line(), script, values)
         except RedisError as error:
-            if wrong := misconfigured(error, self._address.shown):
+            if wrong := misconfigured(error, self._place):
                 raise wrong from None
         except (TimeoutError, LineLost):
             return False
@@ -157,7 +158,7 @@ class Calls:
         repeats: bool,
         patient: bool = False,
     ) -> tuple[Any, bool]:
-        place = self._address.shown
+        place = self._place
         if not self._open:
             raise StoreUnavailable(f"The Redis {place} is not open.")
         now = asyncio.get_running_loop().time
@@ -186,7 +187,7 @@ class Calls:
         if not maybe_written:
             return error
         return StoreOutcomeUnknown(
-            f"The Redis {self._address.shown} (LIVEKIT_POOL_STORE) has not said whether it wrote."
+            f"The Redis {self._place} (LIVEKIT_POOL_STORE) has not said whether it wrote."
         )
 
     async def _run(self, line: Line, script: Script, values: tuple[str | int, ...]) -> Any:

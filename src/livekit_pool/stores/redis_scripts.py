@@ -98,8 +98,8 @@ return 1
     DOCUMENT,
 )
 
-# what is expected: lineage, revision; what is new: lineage, revision, operation, content, rotation
-# (it reads the content only for who has lost: speed is promised for it)
+# what is expected: lineage, revision; what is new: lineage, revision, operation, content, and a
+# rotation if there was one (it reads the content only for who has lost: speed is promised for it)
 SWAP = Script(
     _WHOLE,
     f"""
@@ -107,7 +107,7 @@ local there = redis.call('HMGET', document, 'lineage', 'revision')
 if (there[1] or '') ~= ARGV[2] or (there[2] or '') ~= ARGV[3] then
   return redis.call('HMGET', document, 'lineage', 'revision', 'operation', 'content')
 end
-if ARGV[8] ~= '' then
+if ARGV[8] then
   local lost = redis.call('ZRANGEBYSCORE', history, ARGV[5], ARGV[5])
   redis.call('ZADD', history, ARGV[5], ARGV[8])
   -- One of a lost document may be there still.

@@ -7,7 +7,6 @@ so that certificates are always verified and no proxy or cookie of the environme
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import ssl
@@ -19,6 +18,7 @@ from typing import Any, Final
 import aiohttp
 
 from ..core.events import ProbeOutcome
+from .names import Names, Unresolved
 
 __all__ = ["Failure", "Stage", "connected", "open_session", "opened_sockets"]
 
@@ -55,7 +55,8 @@ class Failure:
         stage: where it ended.
         detail: a few words for a person, no secret among them.
         sent: whether the server may have got the request. False: it certainly did not.
-        own: this process could not ask, for want of sockets or memory: says nothing of the server.
+        own: this process could not ask, for want of sockets, memory or a resolver: says nothing of
+            the server.
     """
 
     outcome: ProbeOutcome
@@ -70,6 +71,9 @@ class Failure:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             reason = _certificate(error.certificate_error)
             return _refused(Stage.TLS, f"its certificate is not trusted: {reason}", sent=False)
+        resolving = getattr(error, "os_error", error)
+        if isinstance(resolving, Unresolved):
+            return _silent(Stage.TCP, str(resolving), sent=False, own=resolving.own)
         for kind, failure in _KNOWN:
             if isinstance(error, kind):
                 return failure
@@ -189,11 +193,12 @@ def open_session(
         trace: told about connections.
         middleware: stands between a request and its answer.
     """
-    asyncio.get_running_loop()  # a session made outside of one would bind to the wrong loop
     connector = aiohttp.TCPConnector(
         ssl=context or ssl.create_default_context(),
         limit=0,  # who waits for a free connection is not measuring the server
         socket_factory=_open_socket,
+        resolver=Names.shared(),
+        use_dns_cache=False,  # it has its own
         **({"keepalive_timeout": KEEP_ALIVE} if keep else {"force_close": True}),
     )
     return aiohttp.ClientSession(

@@ -63,7 +63,7 @@ class ProbeResult:
         detail: a few words for a person, without secrets.
         duration: seconds that it took.
         stalled: this process could not listen for more than 0.25 s of that time, or could not
-            ask at all: its silence says nothing of the server.
+            ask at all: its silence says nothing of the server. own: what that was, in a few words.
         kind: of the limit, where it refused for one. retry_after: seconds after which it wants to
             be asked again, if it said so.
         at: when it ended, by this machine's clock, in seconds since the epoch.
@@ -75,6 +75,7 @@ class ProbeResult:
     detail: str
     duration: float
     stalled: bool = False
+    own: str = ""
     kind: Cause | None = None
     retry_after: float | None = None
     at: float = field(default_factory=time.time)
@@ -162,8 +163,8 @@ class Prober:
         began = time.monotonic()
         with Stalls() as stalls:
             seen = await self._wait(server, began)
-            stalled = stalls.stalled or seen.own
-        return _result(server, seen, began, stalled)
+            own = _own(seen, stalls)
+        return _result(server, seen, began, own)
 
     async def probe_signed(self, server: Server) -> ProbeResult:
         """
@@ -182,8 +183,8 @@ class Prober:
                 seen = refused.seen
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 seen = Seen.after(error)
-            stalled = stalls.stalled or seen.own
-        return _result(server, seen, began, stalled)
+            own = _own(seen, stalls)
+        return _result(server, seen, began, own)
 
     async def probe_join(self, server: Server) -> JoinResult:
         """Join ``server`` with a hidden participant that leaves at once; see `join_probe`."""
@@ -279,14 +280,21 @@ class Prober:
             attempt.task.add_done_callback(self._ending.discard)
 
 
-def _result(server: Server, seen: Seen, began: float, stalled: bool) -> ProbeResult:
+def _own(seen: Seen, stalls: Stalls) -> str:
+    if seen.own:
+        return seen.detail
+    return "the event loop stood still" if stalls.stalled else ""
+
+
+def _result(server: Server, seen: Seen, began: float, own: str) -> ProbeResult:
     return ProbeResult(
         server=server.name,
         outcome=seen.outcome,
         stage=seen.stage,
         detail=seen.detail,
         duration=time.monotonic() - began,
-        stalled=stalled,
+        stalled=own != "",
+        own=own,
         kind=seen.kind,
         retry_after=seen.retry_after,
     )

@@ -24,10 +24,13 @@ from . import admin, docs, events, report, token_endpoint
 from .access import Access
 from .answers import REFUSALS, RETRY_AFTER, error_answer, handlers, refused
 from .http import AT_SHUTDOWN
+from .webhooks import route as webhook_route
+from .webhooks.desk import Desk
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..pool import Pool
+    from .webhooks.spool import Spool
 
 __all__ = ["LARGEST_BODY", "create_app"]
 
@@ -41,7 +44,10 @@ _LIVEKIT_METHODS: Final = ("OPTIONS", "HEAD", "GET", "POST", "PATCH", "DELETE")
 
 
 def create_app(
-    pool: Pool, settings: Settings | None = None, routers: Iterable[APIRouter] = ()
+    pool: Pool,
+    settings: Settings | None = None,
+    routers: Iterable[APIRouter] = (),
+    spool: Spool | None = None,
 ) -> FastAPI:
     """
     Make the application that serves ``pool``.
@@ -53,6 +59,7 @@ def create_app(
         pool: an open pool.
         settings: by default the pool's.
         routers: further routes: those of LiveKit's paths.
+        spool: brings the webhooks of all processes that share it to one of them.
 
     Raises:
         ConfigurationError: the settings have no key pair.
@@ -60,13 +67,16 @@ def create_app(
     settings = pool.settings if settings is None else settings
     access = Access(settings)
     told = events.Events(pool)
+    desk = Desk(pool, settings, spool)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Callable[[], None]]]:
+        desk.open()
         try:
             yield {AT_SHUTDOWN: told.close}
         finally:
             told.close()
+            await desk.aclose()
 
     app = FastAPI(
         title="LiveKit Pool",
@@ -95,6 +105,7 @@ def create_app(
     app.include_router(events.router(told, access))
     app.include_router(report.router(pool, access))
     app.include_router(token_endpoint.router(pool, settings, access))
+    app.include_router(webhook_route.router(desk))
     app.include_router(docs.router(app))
     for router in routers:
         app.include_router(router)

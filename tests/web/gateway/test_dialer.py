@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 import uvloop
 
 from livekit_pool.servers import Server
-from livekit_pool.web.gateway.dialer import Dialer
+from livekit_pool.upstream.names import Names, Unresolved
+from livekit_pool.web.gateway.dialer import CONNECT, Dialer
 from livekit_pool.web.gateway.upstream import Upstream
 from tests.web.served import PATIENCE, until
 
@@ -191,27 +194,25 @@ def test_an_address_is_looked_up_again_after_a_while_and_after_a_failure(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        loop, asked = asyncio.get_running_loop(), 0
-        dialled: list[int] = []
+        loop, ahead = asyncio.get_running_loop(), 0.0
+        dialled: list[str] = []
 
-        async with a_side() as side, a_side() as moved:
+        async with a_side() as side:
+            moved = socket.create_server(("127.0.0.2", side.port))
+            answers = iter(["127.0.0.1", "127.0.0.2", "127.0.0.1"])
             dialer = side.dialer("livekit.test")
-            ports = {1: side.port, 2: moved.port, 3: side.port}
-
-            async def looked_up(*_: object, **__: object) -> list[Any]:
-                nonlocal asked
-                asked += 1
-                where = ("127.0.0.1", ports[asked])
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where)]
-
-            monkeypatch.setattr(dialer, "_loop", Patched(loop, looked_up))
+            names = Names(
+                lambda _: [(socket.AF_INET, (next(answers), 0))],
+                clock=lambda: time.monotonic() + ahead,
+            )
+            monkeypatch.setattr(dialer, "_names", names)
+            monkeypatch.setattr(dialer, "_loop", Patched(loop, lambda: ahead))
 
             async def dial() -> None:
                 line = upstream()
                 await dialer.dial(line, REQUEST)
                 await until(lambda: line.connected)
-                port = line.transport.get_extra_info("peername")[1]
-                dialled.append(port)
+                dialled.append(line.transport.get_extra_info("peername")[0])
                 line.abort()
 
             assert not dialer.ready
@@ -220,28 +221,31 @@ def test_an_address_is_looked_up_again_after_a_while_and_after_a_failure(
             dialer.forget()
             assert not dialer.ready
             await dial()
-            dialer._loop.ahead = 5.0  # type: ignore[attr-defined]  # it is patched
+            ahead = 5.0
             assert not dialer.ready
             await dial()
-            assert dialled == [side.port, side.port, moved.port, side.port]
+            moved.close()
+            assert dialled == ["127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.1"]
 
     run(scene)
 
 
-def test_several_addresses_are_tried_in_turn(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("port", ["listened on", "closed"])
+def test_several_addresses_are_tried_in_turn(
+    run: Any, monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
     async def scene() -> None:
         async with a_side() as side:
-            # localhost is two addresses on most machines, of which only one is listened on here.
-            dialer = side.dialer("localhost")
-
-            async def both(*_: object, **__: object) -> list[Any]:
-                return [
-                    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", side.port, 0, 0)),
-                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", side.port)),
-                ]
-
-            monkeypatch.setattr(dialer, "_loop", Patched(asyncio.get_running_loop(), both))
+            dialer = side.dialer("livekit.test")
+            # Of both, only the second is listened on.
+            both = [(socket.AF_INET, ("127.0.0.2", 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+            monkeypatch.setattr(dialer, "_names", Names(lambda _: both))
             line = upstream()
+            if port == "closed":
+                side.listener.close()
+                with pytest.raises(ConnectionRefusedError):
+                    await dialer.dial(line, REQUEST)
+                return
             await dialer.dial(line, REQUEST)
 
             assert not dialer.ready
@@ -249,6 +253,23 @@ def test_several_addresses_are_tried_in_turn(run: Any, monkeypatch: pytest.Monke
             assert await received(accepted, len(REQUEST)) == REQUEST
             line.abort()
             accepted.close()
+
+    run(scene)
+
+
+def test_a_resolver_that_is_silent_is_told_from_the_server(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with a_side() as side:
+            dialer, end = side.dialer("livekit.test"), threading.Event()
+            monkeypatch.setattr(dialer, "_names", Names(lambda _: [] * end.wait(20)))
+            began = time.monotonic()
+            with pytest.raises(Unresolved) as raised:
+                await dialer.dial(upstream(), REQUEST)
+            assert raised.value.own
+            assert time.monotonic() - began < CONNECT
+            end.set()
 
     run(scene)
 
@@ -269,15 +290,14 @@ def test_tls_is_never_done_at_once(run: Any) -> None:
 
 
 class Patched:
-    """The loop, with another time and another way to look up names."""
+    """The loop, with another time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, looked_up: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ahead: Callable[[], float]) -> None:
         self._loop = loop
-        self.ahead = 0.0
-        self.getaddrinfo = looked_up
+        self._ahead = ahead
 
     def time(self) -> float:
-        return self._loop.time() + self.ahead
+        return self._loop.time() + self._ahead()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)

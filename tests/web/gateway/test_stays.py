@@ -117,6 +117,32 @@ async def asks_to_resume(setting: Setting, token: str) -> Connection:
     return connection
 
 
+async def test_a_webhook_tells_of_the_same_stay() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        pool, now = setting.pool, setting.pool.now()
+        joined = round((now - 60) * 1000)
+
+        def told(event: str, server: str = "red", sid: str = SID, kind: str = "STANDARD") -> None:
+            pool.witness(server, event, sid=sid, joined_ms=joined, created=now, kind=kind)
+
+        told("room_finished", sid="")
+        told("participant_joined", server="unknown")
+        told("participant_joined", sid="PA_recorder", kind="EGRESS")
+        told("something_new", sid="PA_other")
+        pool.witness("red", "participant_left", sid="PA_other", joined_ms=joined, created=0.0)
+        assert stays(setting).keys() == {("red", SID)}
+        assert stays(setting)["red", SID] < 30
+        for _ in range(2):
+            told("participant_joined")
+        assert 59 < stays(setting)["red", SID] < 90
+        told("track_published", sid="PA_direct")
+        told("participant_left", server="green", sid="PA_direct")
+        assert stays(setting).keys() == {("red", SID), ("red", "PA_direct"), ("green", "PA_direct")}
+        connection.close()
+
+
 # -- a server that is full --
 
 

@@ -15,7 +15,10 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from ...upstream.names import GOOD, Address, Names
 
 if TYPE_CHECKING:
     from ...servers import Server
@@ -26,12 +29,7 @@ __all__ = ["CONNECT", "Dialer"]
 CONNECT: Final = 2.0
 """Seconds for a connection to a server, TLS included."""
 
-_RESOLVED: Final = 5.0
-"""Seconds for which an address is good: a server that moves is found again soon."""
-
 _UNDER_WAY: Final = frozenset({0, errno.EINPROGRESS})
-
-_Address = tuple[socket.AddressFamily, Any]
 
 
 class Dialer:
@@ -53,7 +51,8 @@ class Dialer:
         self._host = origin.host
         self._port = origin.port
         self._tls = tls if origin.secure else None
-        self._addresses: list[_Address] = []
+        self._names = Names.shared()
+        self._addresses: Sequence[Address] = ()
         self._good_until = 0.0
 
     def __repr__(self) -> str:
@@ -76,25 +75,37 @@ class Dialer:
             self.dial_now(upstream, request)
             return
         async with asyncio.timeout(CONNECT):
-            if self._tls is None:
-                await self._resolve()
-                if len(self._addresses) == 1:
-                    self._good_until = self._loop.time() + _RESOLVED
-                    self.dial_now(upstream, request)
-                    return
-            await self._loop.create_connection(
-                lambda: upstream, self._host, self._port, ssl=self._tls
-            )
+            self._addresses = await self._names.addresses(self._host, self._port)
+            if self._tls is None and len(self._addresses) == 1:
+                self._good_until = self._loop.time() + GOOD
+                self.dial_now(upstream, request)
+                return
+            await self._connect(upstream)
         upstream.transport.write(request)
         upstream.asked = True
 
     def forget(self) -> None:
         """The connection came to nothing: the address is looked up again for the next one."""
         self._good_until = 0.0
+        self._names.forget(self._host)
 
-    async def _resolve(self) -> None:
-        found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        self._addresses = [(family, address) for family, _, _, _, address in found]
+    async def _connect(self, upstream: Upstream) -> None:
+        """Connect to the first of the addresses that takes it."""
+        failure: OSError | None = None
+        for _, where in self._addresses:
+            try:
+                await self._loop.create_connection(
+                    lambda: upstream,
+                    where[0],
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+            except OSError as error:
+                failure = failure or error
+            else:
+                return
+        raise failure or OSError("it has no address")
 
     def dial_now(self, upstream: Upstream, request: bytes) -> None:
         """
