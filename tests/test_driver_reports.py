@@ -322,7 +322,12 @@ async def test_an_error_that_says_nothing_is_looked_into(world: World) -> None:
     ("outcome", "kind"),
     [(REFUSED, Cause.DOWN), (FAILED, Cause.DOWN), (SILENT, Cause.TIMEOUT)],
 )
-def test_a_failed_probe_is_enough(outcome: ProbeOutcome, kind: Cause) -> None:
+def test_a_failed_probe_is_left_to_the_machines_own(
+    outcome: ProbeOutcome, kind: Cause, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One silent probe shows nobody down, and the machine knows when that is our own network."""
+    caplog.set_level(logging.INFO, logger="livekit_pool")
+
     @turned
     async def test(world: World) -> None:
         world.plain = deque([outcome])
@@ -332,8 +337,10 @@ def test_a_failed_probe_is_enough(outcome: ProbeOutcome, kind: Cause) -> None:
         assert not world.joins
         (fault,) = world.faults
         assert (fault.kind, fault.source) == (kind, FaultSource.PROBE)
+        assert world.reports.verified == {"probing": 1}
 
     test()
+    assert not caplog.records
 
 
 @turned

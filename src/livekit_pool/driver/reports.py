@@ -158,7 +158,8 @@ class Reports:
     Attributes:
         counts: how many there were, by what became of them.
         verified: how many verifications ended, by what they found: ``true``, ``false``,
-            ``unclear``.
+            ``unclear``, or ``probing``: a probe failed, and whether the server is down the next
+            ones tell, as of any server.
     """
 
     def __init__(
@@ -310,13 +311,16 @@ class Reports:
                 self._addresses.add(address, now)
             observe.event(observe.REPORTS_DISMISSED, server=server, reports=state.reports)
         else:
-            self.verified["true"] += 1
             self._faulty.add(server, now)
             state.settled = Standing.VERIFYING
             state.settled_until = now + self._faulty.pause(server)
             for reporter, address in who:
                 self._reporters.forget(reporter)
                 self._addresses.forget(address)
+            if found.source is FaultSource.PROBE:
+                self.verified["probing"] += 1
+                return
+            self.verified["true"] += 1
             observe.event(
                 observe.REPORTS_VERIFIED,
                 logging.WARNING,
