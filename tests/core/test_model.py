@@ -230,8 +230,12 @@ def test_without_proof_our_own_network_fails_joins(monkeypatch: pytest.MonkeyPat
 
 def test_without_the_look_at_pause_it_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
     def unpaused(situation: Situation) -> decisions.Decision:
+        paused = situation.document.paused
         free = replace(situation, document=replace(situation.document, paused=None))
-        return decisions.decide(free)
+        decision = decisions.decide(free)
+        if decision.document is None:
+            return decision
+        return replace(decision, document=replace(decision.document, paused=paused))
 
     monkeypatch.setattr(machine, "decide", unpaused)
     broken("an automatic rotation while paused")
