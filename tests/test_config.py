@@ -145,6 +145,10 @@ VALUES: dict[str, tuple[str, object]] = {
     "rotation_interval": ("1", 1.0),
     "pace": ("50", 50.0),
     "join_timeout": ("3", 3.0),
+    "webhook_urls": (
+        "https://app.example/hook?key=1, http://[::1]:9000",
+        ("https://app.example/hook?key=1", "http://[::1]:9000"),
+    ),
     "log_level": ("DEBUG", "debug"),
 }
 
@@ -252,6 +256,17 @@ def test_an_unknown_override_is_a_mistake_of_the_program(place: Place) -> None:
         ("LOG_LEVEL", "loud", "one of debug, info"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "networks such as"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "networks such as"),
+        ("WEBHOOK_URLS", "app.example/hook", "only URLs that start with http"),
+        ("WEBHOOK_URLS", "wss://app.example", "only URLs that start with http"),
+        ("WEBHOOK_URLS", "https://app.example,", "one line of text"),
+        ("WEBHOOK_URLS", f"https://x:{SECRET}@app.example/hook", "user name or password"),
+        ("WEBHOOK_URLS", "https://app.example/a hook", "spaces or fragments"),
+        ("WEBHOOK_URLS", "https://app.example/#hook", "spaces or fragments"),
+        ("WEBHOOK_URLS", "https:///hook", "valid host and port"),
+        ("WEBHOOK_URLS", "https://app.example:https/hook", "valid host and port"),
+        ("WEBHOOK_URLS", "https://[::1/hook", "valid host and port"),
+        ("WEBHOOK_URLS", "http://app.example,http://app.example", "a URL twice"),
+        ("WEBHOOK_URLS", "http://127.0.0.1:7870/pool/webhook", "the pool's own /pool/webhook"),
         ("PROBE_INTERVAL", "0", "seconds, greater than 0"),
         ("PROBE_INTERVAL", "1s", "seconds, greater than 0"),
         ("PROBE_TIMEOUT", "nan", "seconds, greater than 0"),
@@ -412,6 +427,8 @@ def test_a_directory_called_env_is_no_env_file(place: Place) -> None:
         ("key: 1234\n", "key in pool.yaml must be a text: put it in quotes"),
         ("trusted_proxies: 10\n", "trusted_proxies in pool.yaml must be networks"),
         ("trusted_proxies: [10]\n", "trusted_proxies in pool.yaml must be networks"),
+        ("webhook: {urls: 10}\n", "webhook.urls in pool.yaml must be URLs"),
+        ("webhook: {urls: [10]}\n", "webhook.urls in pool.yaml must be a text"),
         ("servers: red\n", "servers in pool.yaml must be a list"),
         ("servers: [red]\n", "servers[0] in pool.yaml must have"),
         ("servers: [{ulr: x}]\n", "servers[0] in pool.yaml has an unknown name, 'ulr' (did you"),
@@ -429,7 +446,8 @@ def test_yaml_reads_all_kinds_of_values(place: Place) -> None:
     config = place.file(
         "pool.yaml",
         "url: wss://pool.example\nport: 1\npace: 50\nprobe:\n  interval: 0.5\n  timeout:\n"
-        "join.timeout: 2\ntls:\ntrusted_proxies: [10.0.0.0/8]\nstore: ''\n",
+        "join.timeout: 2\ntls:\ntrusted_proxies: [10.0.0.0/8]\nstore: ''\n"
+        "webhook:\n  urls: ['https://app.example/a,b']\n",
     )
 
     settings = place.load(config_file=config)
@@ -437,6 +455,7 @@ def test_yaml_reads_all_kinds_of_values(place: Place) -> None:
     assert (settings.probe_interval, settings.probe_timeout) == (0.5, 0.8)
     assert settings.join_timeout == 2.0  # levels may be written in one name too
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"),)
+    assert settings.webhook_urls == ("https://app.example/a,b",)
     assert settings.store == "sqlite:///livekit-pool.db"
 
 

@@ -6,6 +6,7 @@ What a test finds missing it names, as the line to add where that can be told.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
@@ -316,8 +317,8 @@ def test_the_example_of_a_document_has_its_fields() -> None:
 def test_each_public_name_is_there() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", text("docs/python.md"), re.MULTILINE)
     assert sorted([*rows, "__version__"]) == sorted(livekit_pool.__all__)
-    (example,) = blocks(text("docs/python.md"), "python")
-    compile(example, "docs/python.md", "exec")
+    for example in blocks(text("docs/python.md"), "python"):
+        compile(example, "docs/python.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_each_package_has_its_reason() -> None:

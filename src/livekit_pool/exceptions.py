@@ -13,6 +13,7 @@ The errors this package raises, and nothing else.
      |    +-- NoServer             no server may be chosen
      |    +-- ServerNotEligible    the asked target is drained, down or misconfigured
      +-- UnknownServer             no server of that name (HTTP 404)
+     +-- TooManyReports            a client reports too often (HTTP 429)
      +-- NoAnswer                  the pool, or a server of it, does not answer (exit code 3)
 
 No message, repr or attribute of these holds a secret or a token.
@@ -33,6 +34,7 @@ __all__ = [
     "StoreOutcomeUnknown",
     "StoreUnavailable",
     "TokenError",
+    "TooManyReports",
     "UnknownServer",
 ]
 
@@ -134,6 +136,22 @@ class UnknownServer(PoolError):
     """No server of the pool has that name."""
 
     code = "unknown_server"
+
+
+class TooManyReports(PoolError):
+    """
+    Somebody reports more often than the pool listens.
+
+    Attributes:
+        retry_after: seconds after which the next report is heard.
+    """
+
+    code = "too_many_reports"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NoAnswer(PoolError):

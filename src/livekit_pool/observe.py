@@ -10,26 +10,36 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
     "CLOCK_JUMPED",
+    "DRAINED",
     "HEALTH",
-    "MARKS",
     "MINUTES_LOST",
     "NAMES_BACK",
     "NAMES_FAIL",
     "OWN_FAULT",
+    "PAUSED",
     "READY",
+    "REPORTS_DISMISSED",
+    "REPORTS_VERIFIED",
+    "REPORT_REFUSED",
     "RESTORED",
+    "RESUMED",
     "ROTATED",
     "STALLED",
     "STORE_AWAY",
     "STORE_BACK",
     "STORE_CORRUPT",
     "TASK_FAILED",
+    "UNDRAINED",
     "UPSTREAM_REFUSED",
+    "WEBHOOK_LOST",
+    "WEBHOOK_RECEIVER_AWAY",
+    "WEBHOOK_RECEIVER_BACK",
+    "WEBHOOK_REFUSED",
+    "WEBHOOK_UNDECIDED",
     "configure",
     "event",
 ]
@@ -37,6 +47,9 @@ __all__ = [
 ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
+REPORTS_DISMISSED: Final = "Clients' reports dismissed"
+REPORT_REFUSED: Final = "Client's report refused"
+REPORTS_VERIFIED: Final = "Clients' reports verified"
 STALLED: Final = "Own event loop stalled"
 OWN_FAULT: Final = "Own fault: no server is blamed"
 CLOCK_JUMPED: Final = "Clock of this machine was set"
@@ -47,14 +60,17 @@ STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
 MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
-MARKS: Final[Mapping[str, str]] = {
-    "drain": "LiveKit server drained",
-    "undrain": "LiveKit server undrained",
-    "pause": "Automatic rotation paused",
-    "resume": "Automatic rotation resumed",
-}
+DRAINED: Final = "LiveKit server drained"
+UNDRAINED: Final = "LiveKit server undrained"
+PAUSED: Final = "Automatic rotation paused"
+RESUMED: Final = "Automatic rotation resumed"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
+WEBHOOK_REFUSED: Final = "Webhook refused"
+WEBHOOK_UNDECIDED: Final = "Webhook of one of several servers with one key"
+WEBHOOK_LOST: Final = "Webhook not passed on"
+WEBHOOK_RECEIVER_AWAY: Final = "Webhook receiver does not answer"
+WEBHOOK_RECEIVER_BACK: Final = "Webhook receiver answers again"
 
 _logger: Final = logging.getLogger("livekit_pool")
 

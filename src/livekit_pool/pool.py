@@ -23,8 +23,11 @@ from . import config, observe, tokens
 from .core.actions import Announce, Step
 from .core.document import Cause, Document, Mark, Rotation
 from .core.events import Change, FaultSource
+from .core.faults import Surface, classify
 from .core.health import Settings as MachineSettings
 from .driver import Driver
+from .driver.raised import Raised
+from .driver.reports import Report, Reported
 from .exceptions import PoolError
 from .metering import Metering
 from .rooms import Rooms
@@ -108,7 +111,9 @@ class Pool:
             store = await stack.enter_async_context(
                 store_from_url(settings.store, names=tuple(self.servers))
             )
-            prober = await stack.enter_async_context(Prober(timeout=settings.probe_timeout))
+            prober = await stack.enter_async_context(
+                Prober(timeout=settings.probe_timeout, witness=self._saw_probe)
+            )
             driver = Driver(
                 settings.servers,
                 store,
@@ -143,6 +148,11 @@ class Pool:
             store=store.url,
         )
         return self
+
+    def _saw_probe(self, server: str, *, sid: str, joined: float, at: float) -> None:
+        """A join of our own costs minutes as anybody's does."""
+        if self._metering is not None:
+            self._metering.witness(server, sid=sid, joined=joined, at=at)
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -421,6 +431,47 @@ class Pool:
                 yield await queue.get()
         finally:
             unlisten()
+
+    async def report(
+        self,
+        *,
+        server: str,
+        revision: int,
+        error: BaseException | str,
+        code: str | int | None = None,
+        reporter: str = "",
+        address: str = "",
+    ) -> Reported:
+        """
+        Report that ``server`` failed somebody who was sent to it at ``revision``.
+
+        A report alone changes nothing: the pool looks for itself, and rotates by what it then
+        sees. It is told apart what no server is to blame for, and what a rotation has answered.
+
+        Args:
+            server, revision: as they came with the token: `Access.server`, `Access.revision`.
+            error: what an SDK raised (such as ``livekit.rtc.ConnectError`` and
+                ``livekit.api.TwirpError``), or its text. It is not kept.
+            code: what is known beside it: an HTTP status, a Twirp code, or the name or number of a
+                ``DisconnectReason``.
+            reporter: who saw it, and ``address`` from where, where a program reports for others:
+                what one of them says wrongly is not held against the rest.
+
+        Returns:
+            what becomes of it (`status` is ``"verifying"``, ``"already_handled"``,
+            ``"not_its_fault"`` or ``"dismissed"``), and where everybody is sent now.
+
+        Raises:
+            UnknownServer: no server is called ``server``.
+            RevisionConflict: the document was never at ``revision``.
+            TooManyReports: ``reporter``, or ``address``, reports too often.
+            StoreError, NoAnswer: there is no document to go by.
+        """
+        raised = Raised.of(error, code)
+        seen = classify(Surface.CLIENT, status=raised.status, code=raised.code, text=raised.text)
+        return await self.driver.reports.take(
+            Report(server=server, revision=revision, error=seen, reporter=reporter, address=address)
+        )
 
     def fault(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .core import budget
+from .core.budget import Usage
 from .core.document import Mark
 from .core.health import Health
 from .core.stored import rfc3339
@@ -48,7 +49,8 @@ async def status(driver: Driver, metering: Metering) -> dict[str, object]:
         "lists_differ": len({row.fingerprint for row in rows}) > 1,
         "processes": [_process(row, driver) for row in rows],
         "servers": [
-            _server(name, driver, rows, rooms.get(name, 0)) | _minutes(name, driver, metering)
+            _server(name, driver, rows, rooms.get(name, 0))
+            | _minutes(name, driver, metering.usage(name, rows))
             for name in names
         ],
     }
@@ -106,13 +108,12 @@ def _server(name: str, driver: Driver, rows: Sequence[ProcessRow], rooms: int) -
     }
 
 
-def _minutes(name: str, driver: Driver, metering: Metering) -> dict[str, object]:
+def _minutes(name: str, driver: Driver, usage: Usage) -> dict[str, object]:
     """Minutes of participants; all null of a server that this process does not have."""
     keys = ("minutes_used", "minutes_left", "minutes_budget", "minutes_reset", "burn_rate")
     if name not in driver.servers:
         return dict.fromkeys((*keys, "runs_out"))
-    now, usage = driver.now(), metering.usage(name)
-    limits = driver.machine.limits[name]
+    now, limits = driver.now(), driver.machine.limits[name]
     left, runs_out = budget.left(usage, limits, now), budget.runs_out(usage, limits, now)
     return {
         "minutes_used": round(usage.used, 2),

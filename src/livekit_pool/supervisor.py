@@ -37,6 +37,7 @@ from .stores import store_from_url
 from .upstream.probe_lock import ProbeLock
 from .web import listener
 from .web.life import BEAT, SENTENCE, Life
+from .web.webhooks.spool import Spool
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -207,6 +208,7 @@ class Supervisor:
         self._patience = patience or Patience()
         self._places = [_Place(number) for number in range(workers)]
         self._probe_lock = ProbeLock()
+        self._spool = Spool()
         self._signals_in, self._signals_out = _pipe()
         # Nobody ever writes to this one: the workers wait for its end.
         self._end_in, self._end_out = _pipe()
@@ -237,6 +239,7 @@ class Supervisor:
                 for fd in (self._end_in, self._end_out, self._signals_in, self._signals_out):
                     os.close(fd)
                 self._probe_lock.close()
+                self._spool.close()
         return 0
 
     # -- one round --
@@ -335,7 +338,11 @@ class Supervisor:
                     os.close(place.worker.beats)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             life = Life(
-                beat_fd=beats_out, end_fd=self._end_in, probe_lock=self._probe_lock, number=number
+                beat_fd=beats_out,
+                end_fd=self._end_in,
+                probe_lock=self._probe_lock,
+                spool=self._spool,
+                number=number,
             )
             code = _work(self._start, life)
         finally:

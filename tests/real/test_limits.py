@@ -149,6 +149,58 @@ async def test_a_full_room_is_not_a_full_server(
         assert await role(pool, "red") == "active"
 
 
+# ---- what one client does wrong, and the server answers with 500 --------------------------------
+
+
+async def test_a_client_with_too_many_attributes_moves_nobody(
+    tmp_path: Path, livekit_program: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        servers = [
+            LocalServer(
+                name,
+                program=livekit_program,
+                log=tmp_path / f"{name}.log",
+                settings={"limit": {"max_attributes_size": 64}},
+            )
+            for name in ("red", "green")
+        ]
+        for server in servers:
+            await stack.enter_async_context(server)
+        pool = await stack.enter_async_context(PoolProcess(tmp_path, servers))
+        bob = await stack.enter_async_context(Participant("bob"))
+        await all_up(pool)
+        await bob.join(pool.url, pool.token(ROOM, "bob"))
+        with pytest.raises(rtc.ConnectError) as wanted:
+            await Participant("mallory").join(
+                servers[0].url, overloaded(servers[0].key, servers[0].secret)
+            )
+
+        for _ in range(3):
+            began = time.monotonic()
+            with pytest.raises(rtc.ConnectError) as refused:
+                await Participant("mallory").join(pool.url, overloaded(pool.key, pool.secret))
+            print(f"refused after {time.monotonic() - began:.2f} s: {refused.value}")
+            assert str(refused.value) == str(wanted.value)
+
+        assert "500" in str(wanted.value)
+        assert await pool.rotations() == []
+        await pool.logs("Clients' reports dismissed server=red")
+        await only_on(servers, "red", {ROOM: {"bob"}})
+        assert bob.count("reconnecting") == 0
+
+
+def overloaded(key: str, secret: str) -> str:
+    """A token with more attributes than the servers take, to which 1.13.5 answers 500."""
+    return (
+        api.AccessToken(key, secret)
+        .with_identity("mallory")
+        .with_attributes({"much": "x" * 100})
+        .with_grants(api.VideoGrants(room_join=True, room=ROOM))
+        .to_jwt()
+    )
+
+
 # ---- a key that was revoked ---------------------------------------------------------------------
 
 

@@ -9,8 +9,10 @@ from typing import Any, cast
 from livekit_pool.config import Settings
 from livekit_pool.core.actions import Announce, Step
 from livekit_pool.core.document import Cause, Document, Rotation
+from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import NoAnswer
 from livekit_pool.pool import Access, Marked, Pool
+from livekit_pool.stores.base import Placement
 from livekit_pool.tokens import KeyPair, Kind, participant_token, pool_token
 
 PAIR = KeyPair(key="APIpool", secret="pool-secret-pool-secret-pool-secret")
@@ -63,6 +65,8 @@ class FakePool:
         answer: what `rotate` answers, or raises.
         marked: what `drain`, `undrain`, `pause` and `resume` answer, or raise.
         past: the history, newest first.
+        placed: where rooms are, by name.
+        reported: what `report` answers, or raises.
     """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -73,7 +77,11 @@ class FakePool:
         self.answer: Rotation | Exception | None = None
         self.marked: Marked | Exception = Marked(revision=8, changed=True, mark=None, rotation=None)
         self.past: list[Rotation] = []
+        self.placed: dict[str, str] = {}
         self.error: Exception | None = None
+        self.reported: Reported | Exception = Reported(
+            status=Standing.VERIFYING, revision=7, active="green"
+        )
         self._document: Document | None = document(7, "green")
         self._queues: list[asyncio.Queue[Announce | None]] = []
 
@@ -87,6 +95,20 @@ class FakePool:
         if self._document is None:
             raise NoAnswer("there is no document yet")
         return self._document
+
+    @property
+    def revision(self) -> int:
+        return 0 if self._document is None else self._document.revision
+
+    def witness(self, server: str, event: str, **told: object) -> None:
+        self.calls.append(("witness", {"server": server, "event": event, **told}))
+
+    async def placement(self, room: str) -> Placement | None:
+        self.calls.append(("placement", {"room": room}))
+        if self.error is not None:
+            raise self.error
+        server = self.placed.get(room)
+        return Placement(room=room, server=server, revision=self.revision) if server else None
 
     async def fresh(self, revision: int = 0) -> Document:
         self.calls.append(("fresh", {"revision": revision}))
@@ -129,6 +151,12 @@ class FakePool:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def report(self, **told: Any) -> Reported:
+        self.calls.append(("report", told))
+        if isinstance(self.reported, Exception):
+            raise self.reported
+        return self.reported
 
     async def drain(self, server: str, reason: str, **asked: object) -> Marked:
         return self._mark("drain", server=server, reason=reason, **asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -143,3 +144,21 @@ async def test_no_word_of_a_refused_token_is_passed_on(stack: AsyncExitStack) ->
 
     assert (status, pool.faults[0][1]) == (503, Cause.CREDENTIALS)
     assert "ey" + "J" not in repr((headers, content, pool.faults))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("401 Unauthorized", "unauthenticated"), ("403 No", "permission_denied")]
+)
+async def test_a_callers_want_of_grants_is_told_in_words_of_our_own(
+    stack: AsyncExitStack, status: str, code: str
+) -> None:
+    body = json.dumps({"code": code, "msg": "permissions denied for eyJhbGciOi.eyJzdWIi.c2ln"})
+    pool, front, _ = await scripted_pool(stack, always(response(status, body.encode())))
+
+    answered, _, content = await front.post(SEND, token=grant("standup"))
+
+    assert (answered, content) == (
+        int(status[:3]),
+        {"code": code, "msg": "permissions denied"},
+    )
+    assert pool.faults == []

@@ -8,10 +8,11 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..core.document import LONGEST_COOL_DOWN
 from ..exceptions import ConfigurationError
-from ..servers import Server
+from ..servers import Origin, Server
 from .settings import PREFIX, SETTINGS, Settings, is_loopback
 from .slots import did_you_mean, read_servers
 from .sources import Given, read_variables, read_yaml
@@ -153,15 +154,17 @@ def _consistent(settings: Settings, given: Mapping[str, Given]) -> Settings:
             return given[field].label
         return next(setting.variable for setting in SETTINGS if setting.field == field)
 
-    for one, other in (("key", "secret"), ("secret", "key"), ("tls_cert", "tls_key")):
+    pairs = (
+        ("key", "secret"),
+        ("secret", "key"),
+        ("tls_cert", "tls_key"),
+        ("tls_key", "tls_cert"),
+    )
+    for one, other in pairs:
         if getattr(settings, one) and not getattr(settings, other):
             raise ConfigurationError(
                 f"{label(one)} is set but {label(other)} is missing: set both or neither."
             )
-    if settings.tls_key and not settings.tls_cert:
-        raise ConfigurationError(
-            f"{label('tls_key')} is set but {label('tls_cert')} is missing: set both or neither."
-        )
     if settings.secret and len(settings.secret) < MIN_SECRET:
         raise ConfigurationError(
             f"{label('secret')} must have at least {MIN_SECRET} characters: make one with "
@@ -176,6 +179,10 @@ def _consistent(settings: Settings, given: Mapping[str, Given]) -> Settings:
             f"{label('cool_down_max')} must not be less than {label('cool_down_first')}, "
             f"nor more than {LONGEST_COOL_DOWN:.0f} seconds."
         )
+    if any(_is_own_webhook(settings, url) for url in settings.webhook_urls):
+        raise ConfigurationError(
+            f"{label('webhook_urls')} holds the pool's own /pool/webhook: name your application's."
+        )
     if settings.key:
         settings = replace(settings, key_origin=label("key"))
     if settings.store.startswith("memory:") and settings.workers > 1:
@@ -184,6 +191,13 @@ def _consistent(settings: Settings, given: Mapping[str, Given]) -> Settings:
             warnings += (f"{label('workers')} is not used: memory:// means one worker.",)
         settings = replace(settings, workers=1, warnings=warnings)
     return settings
+
+
+def _is_own_webhook(settings: Settings, url: str) -> bool:
+    """Whether ``url`` is where this pool takes webhooks: what is sent there would come back."""
+    parts = urlsplit(url)
+    origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
+    return parts.path.rstrip("/") == "/pool/webhook" and origin.address == settings.origin.address
 
 
 def _check_not_itself(settings: Settings, servers: Sequence[Server], labels: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from .values import (
     store_url,
     text,
     url,
+    urls,
 )
 
 __all__ = ["PREFIX", "SETTINGS", "Setting", "Settings", "is_loopback"]
@@ -114,6 +115,8 @@ class Settings:
     pace: float = 200.0
     minutes_share: float = 0.95
     join_timeout: float = 4.5
+    # Nor these: their paths and queries may hold secrets.
+    webhook_urls: tuple[str, ...] = field(default=(), repr=False)
     log_level: str = "info"
     key_origin: str | None = None
     directory: Path = Path()
@@ -221,6 +224,9 @@ SETTINGS: tuple[Setting, ...] = (
     _setting("join.timeout", _SECONDS, "SECONDS",
         "Seconds that a join is held at most while a server is found for it; LiveKit's Rust SDKs "
         "give up after 5."),
+    _setting("webhook.urls", urls, "URL,...",
+        "Where the webhooks of all servers are passed on to, signed with the pool's key; nowhere "
+        "by default."),
     _setting("log.level", choice("debug", "info", "warning", "error"), "LEVEL",
         "Least important kind of log line to write."),
 )

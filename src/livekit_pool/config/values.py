@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from ..resets import Reset
@@ -37,6 +39,7 @@ __all__ = [
     "store_url",
     "text",
     "url",
+    "urls",
 ]
 
 
@@ -112,6 +115,36 @@ def url(value: object) -> str:
     return text(value)
 
 
+def urls(value: object) -> tuple[str, ...]:
+    """http or https URLs to post to, as a list or as text with commas."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError("must be URLs such as https://app.example.com/hook, separated by commas")
+    found = tuple(_posted_to(item) for item in items)
+    if len(set(found)) < len(found):
+        raise ValueError("must not name a URL twice")
+    return found
+
+
+def _posted_to(value: object) -> str:
+    given = text(value)
+    if not given.lower().startswith(("http://", "https://")):
+        raise ValueError("must hold only URLs that start with http:// or https://")
+    if "#" in given or any(character.isspace() for character in given):
+        raise ValueError("must not hold spaces or fragments: give URLs to post to")
+    try:
+        parts = urlsplit(given)
+        authority = parts.netloc
+        if "@" not in authority:
+            Origin.parse(f"{parts.scheme}://{authority}")
+    except ValueError:
+        raise ValueError("must hold only URLs with a valid host and port") from None
+    if "@" in authority:
+        # The Authorization header, which they would go into, has the signature.
+        raise ValueError("must not hold a user name or password: put a secret into the path")
+    return given
+
+
 def store_url(value: object) -> str:
     """The URL of a store. Which ones there are, and what they take, is for `stores` to say."""
     given = text(value)
@@ -151,7 +184,7 @@ def reset(value: object) -> Reset:
     if isinstance(value, bool | date) or not isinstance(value, str | int):
         raise ValueError(_RESET)
     day, _, zone = str(value).strip().partition(" ")
-    if day.isascii() and day.isdecimal() and 1 <= int(day[:3]) <= 31:
+    if re.fullmatch("[0-9]{1,2}", day) and 1 <= int(day) <= 31:
         return Reset(day=int(day), zone=_zone(zone.strip()))
     try:
         moment = datetime.fromisoformat(str(value).strip())

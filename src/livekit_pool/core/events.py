@@ -54,7 +54,6 @@ class FaultSource(StrEnum):
     SOCKET = "socket"  # a relayed signal connection lost without a goodbye
     SHUTDOWN = "shutdown"  # the server said that it is shutting down
     VERIFIED = "verified"  # a client's report that a probe or a join of our own confirmed
-    LEDGER = "ledger"  # the pool's own count of minutes or participants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +157,7 @@ class FaultSeen:
     Attributes:
         detail: what was seen, for people; never a secret.
         retry_after: seconds after which the server wants to be asked again, if it said so.
+        reports: how many saw it.
     """
 
     server: str
@@ -166,6 +166,7 @@ class FaultSeen:
     source: FaultSource
     detail: str = ""
     retry_after: float | None = None
+    reports: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ Pending faults: those against the active server that nothing has resolved yet.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .document import Cause, Document
 from .events import FaultSeen, FaultSource
 from .faults import REFUSALS
-from .health import Settings
+from .health import Settings, asked_for
 
 __all__ = ["PendingFaults", "Refusal", "is_late"]
 
@@ -35,76 +35,113 @@ class Refusal:
 
     Attributes:
         retry_after: seconds after which it wants to be asked again, None if it did not say.
-        seen: when it said so, in seconds since the epoch.
+        until: when that is over, in seconds since the epoch.
+        of_call: whether a call of the server API met it, and no join.
     """
 
     kind: Cause
     detail: str
     retry_after: float | None
+    until: float
+    of_call: bool
+
+
+class _Pending(NamedTuple):
+    """One that the next probe explains: ``counts`` if a join failed while the server answered."""
+
     seen: float
+    counts: bool
+    verified: bool
+    reports: int
 
 
 class PendingFaults:
     """
     True faults against the active server that no probe and no rotation has resolved yet.
 
-    A refusal for a limit is the server's own word: no probe forgives it, for a server that is full
-    answers probes, but a join that it answers well does.
+    A refusal for a limit is the server's own word: a server that is full answers probes, so that a
+    refused join is forgiven by one that is answered well, and a refused call by a signed probe.
 
     A failed join of another kind is explained by what the next probe sees: if that is missed, the
     server or our own network is in trouble, and the probes will tell which. If it passes, the join
-    *counts*: the server seems well and yet refuses joins.
+    *counts*: the server seems well and yet refuses joins. What was verified by joins of the pool's
+    own, repeated until it was certain, counts as many.
 
     Attributes:
         kind: that of the newest fault.
         detail: that of the newest fault that had one.
         joins: failed joins that count, in a row; a passed probe does not forgive these.
+        verified: whether one that was verified counts; a passed probe does not forgive it either.
         refusal: the newest one, of several kinds the gravest; a quota is graver than a limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.kind = Cause.DOWN
         self.detail = ""
         self.joins = 0
+        self.verified = False
         self.refusal: Refusal | None = None
         self._refusals = 0
-        self._pending: list[tuple[float, bool]] = []  # seen when; whether it may count as a join
+        self._refused_at = 0.0  # when the newest refusal was seen
+        self._counted = 0  # reports of what counts
+        self._pending: list[_Pending] = []
 
     @property
     def reports(self) -> int:
         """How many faults a rotation would answer now."""
-        return self._refusals + self.joins + len(self._pending)
+        return self._refusals + self._counted + sum(fault.reports for fault in self._pending)
 
     def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
         """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
         if fault.kind in REFUSALS:
             self._refused(fault, now)
             return
-        self.kind = fault.kind
-        self.detail = fault.detail or self.detail
+        # A refused key is for a signed probe to confirm, or a join of our own: one caller's token
+        # must neither count nor give its name to what does.
+        doubted = fault.kind is Cause.CREDENTIALS and fault.source is not FaultSource.VERIFIED
+        if not doubted:
+            self.kind = fault.kind
+            self.detail = fault.detail or self.detail
         if len(self._pending) < _PENDING_LIMIT:
-            # A refused key is for a signed probe to confirm: one caller's token must not count.
-            counts = fault.source is FaultSource.JOIN and fault.kind is not Cause.CREDENTIALS
-            self._pending.append((now, answering and counts))
-
-    def _refused(self, fault: FaultSeen, now: float) -> None:
-        self._refusals += 1
-        before = self.refusal
-        if before is None or fault.kind is Cause.QUOTA or before.kind is not Cause.QUOTA:
-            self.refusal = Refusal(
-                kind=fault.kind, detail=fault.detail, retry_after=fault.retry_after, seen=now
+            counts = answering and not doubted
+            self._pending.append(
+                _Pending(
+                    seen=now,
+                    counts=counts and fault.source in (FaultSource.JOIN, FaultSource.VERIFIED),
+                    verified=counts and fault.source is FaultSource.VERIFIED,
+                    reports=fault.reports,
+                )
             )
 
-    def forget(self, now: float, settings: Settings) -> None:
+    def _refused(self, fault: FaultSeen, now: float) -> None:
+        self._refusals += fault.reports
+        self._refused_at = now
+        before = self.refusal
+        asked = asked_for(fault.retry_after)
+        if fault.kind is Cause.QUOTA:
+            lasts = self._settings.cool_down_max
+        else:
+            lasts = self._settings.cool_down_limit_first if asked is None else asked
+        refusal = Refusal(
+            kind=fault.kind,
+            detail=fault.detail,
+            retry_after=asked,
+            until=now + lasts,
+            of_call=fault.source in (FaultSource.CALL, FaultSource.PROBE),
+        )
+        if before is None or _gravity(refusal) >= _gravity(before):
+            self.refusal = refusal
+
+    def forget(self, now: float) -> None:
         """Let a refusal go whose time is over, if nobody could be sent elsewhere meanwhile."""
+        if self.refusal is not None and now >= self.refusal.until:
+            self.refusal, self._refusals = None, 0
+
+    def call_answered(self, began: float) -> None:
+        """A signed probe that began at ``began`` passed: the server takes calls again."""
         refusal = self.refusal
-        if refusal is None:
-            return
-        lasts = settings.cool_down_max
-        if refusal.kind is not Cause.QUOTA:
-            said = refusal.retry_after
-            lasts = settings.cool_down_limit_first if said is None else said
-        if now >= refusal.seen + lasts:
+        if refusal is not None and refusal.of_call and began > self._refused_at:
             self.refusal, self._refusals = None, 0
 
     def forgive(self, began: float) -> bool:
@@ -114,16 +151,26 @@ class PendingFaults:
         Returns:
             whether nothing is left that needs another probe.
         """
-        self.joins += sum(join for seen, join in self._pending if seen <= began)
-        self._pending = [(seen, join) for seen, join in self._pending if seen > began]
+        counting = [fault for fault in self._pending if fault.counts and fault.seen <= began]
+        self.joins += len(counting)
+        self.verified |= any(fault.verified for fault in counting)
+        self._counted += sum(fault.reports for fault in counting)
+        self._pending = [fault for fault in self._pending if fault.seen > began]
         return not self._pending
 
     def missed(self) -> None:
         """A probe was missed: no join that failed about that time counts."""
-        self._pending = [(seen, False) for seen, _ in self._pending]
+        self._pending = [fault._replace(counts=False) for fault in self._pending]
 
     def join_answered(self) -> None:
         """The active server answered a join well."""
-        self.joins = 0
-        self.refusal, self._refusals = None, 0
+        self.joins = self._counted = 0
+        self.verified = False
+        if self.refusal is not None and not self.refusal.of_call:
+            self.refusal, self._refusals = None, 0
         self.missed()
+
+
+def _gravity(refusal: Refusal) -> tuple[bool, float]:
+    """A quota is graver than a limit; of two limits the one that lasts longer."""
+    return refusal.kind is Cause.QUOTA, refusal.until

@@ -76,7 +76,9 @@ from .listeners import Listeners
 from .neighbours import seen_in
 from .own_faults import OwnFaults
 from .probing import Probing
+from .reports import Reports
 from .tasks import Tasks
+from .verifying import Verifying
 from .writing import REMEMBERED, Writing
 
 __all__ = ["Driver"]
@@ -97,6 +99,14 @@ PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
 
 
+_MARKED: Final = {
+    Change.DRAIN: observe.DRAINED,
+    Change.UNDRAIN: observe.UNDRAINED,
+    Change.PAUSE: observe.PAUSED,
+    Change.RESUME: observe.RESUMED,
+}
+
+
 class Driver:
     """
     Follows the shared document, probes servers, and writes rotations.
@@ -108,6 +118,7 @@ class Driver:
         host: name of this machine. fingerprint: of this process's list of servers.
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
+        reports: what clients report.
         direct, ahead: server name -> participants past the pool, seconds that its clock is ahead,
             as far as this process looks for them; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
@@ -151,6 +162,9 @@ class Driver:
             may_lead=may_probe,
             # By rows that come seldom, or not at all, nobody hears of a dead server in time.
             deaf=lambda: not self._store_ok or self.store.heartbeat > HEARTBEAT,
+        )
+        self.reports: Final = Reports(
+            self.servers, Verifying(self._probing, prober), self, self._tasks
         )
         self.host: Final = host
         self.fingerprint: Final = fingerprint(servers)
@@ -410,9 +424,10 @@ class Driver:
         revision: int | None = None,
         *,
         retry_after: float | None = None,
+        reports: int = 1,
     ) -> None:
         """
-        Evidence against ``server``, seen at ``revision`` (default: now's).
+        Evidence against ``server``, seen at ``revision`` (default: now's) by ``reports`` in all.
 
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
         said so.
@@ -423,7 +438,7 @@ class Driver:
             return
         known = self.machine.document
         seen_at = (known.revision if known else 0) if revision is None else revision
-        if source is FaultSource.JOIN or kind in REFUSALS:
+        if source in (FaultSource.JOIN, FaultSource.VERIFIED) or kind in REFUSALS:
             self._join_faults.add(server)
         self.feed(
             FaultSeen(
@@ -433,6 +448,7 @@ class Driver:
                 source=source,
                 detail=detail,
                 retry_after=retry_after,
+                reports=reports,
             )
         )
 
@@ -526,7 +542,7 @@ class Driver:
         )
         if answer.changed:
             observe.event(
-                observe.MARKS[change.value],
+                _MARKED[change],
                 logging.WARNING,
                 server=server or None,
                 by=actor,

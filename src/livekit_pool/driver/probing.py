@@ -82,6 +82,7 @@ class Probing:
         self._may_lead = may_lead
         self._deaf = deaf
         self._passed: dict[str, float] = {}  # server -> when its last passed probe began
+        self._results: dict[tuple[str, bool], ProbeResult] = {}  # the newest of each kind
         self._signed: dict[str, float] = {}  # server -> when its last signed probe began
         self._under_way: dict[tuple[str, bool], asyncio.Task[None]] = {}
 
@@ -146,6 +147,11 @@ class Probing:
             task = self._under_way[server, signed] = self._tasks.spawn(probing)
         return task
 
+    async def look(self, server: str, *, signed: bool = False) -> ProbeResult:
+        """Probe ``server``, or wait for such a probe that is under way; what it saw."""
+        await asyncio.shield(self.probe(server, signed=signed))
+        return self._results[server, signed]
+
     async def _probe_signed(self, server: str) -> None:
         pause = self._signed.get(server, -SIGNED_PAUSE) + SIGNED_PAUSE - time.monotonic()
         if pause > 0:
@@ -160,7 +166,7 @@ class Probing:
         began, began_at = time.monotonic(), self._asker.now()
         ask = self._prober.probe_signed if signed else self._prober.probe
         result = await ask(target)
-        self.last[server] = result
+        self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
         if signed:

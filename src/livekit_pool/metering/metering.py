@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from .. import observe
 from ..core import minutes
-from ..core.budget import Usage
+from ..core.budget import NONE, Usage
 from ..core.events import UsageSeen
 from ..core.limits import Limits
 from ..driver import Driver
 from ..exceptions import StoreError
-from ..stores.base import HEARTBEAT, Ledger
+from ..stores.base import HEARTBEAT, Ledger, ProcessRow
 from ..upstream.probe import Prober
 from .evidence import Evidence, sums_of
 from .looking import Looking
@@ -28,13 +29,16 @@ FLUSH: Final = 30.0
 """Seconds between two writes of what was seen: what the death of a process may lose."""
 
 READ: Final = 15.0
-"""Seconds between two readings of the ledger."""
+"""Seconds between two tellings of the machine, and readings of the ledger where those are free."""
 
 AFTER_GAP: Final = 60.0
 """Seconds after the store's return in which nothing is folded: all bring what they saw first."""
 
 LAST_FLUSH: Final = 2.0
 """Seconds that a planned stop gives the last write."""
+
+FRESH: Final = 1.0
+"""Seconds for which figures are not counted anew, whoever asks for them."""
 
 _AT_ONCE: Final = 250
 """Stays written in one call, where calls cost nothing: others wait for it."""
@@ -54,6 +58,8 @@ class Metering:
         self._looking = Looking(driver, prober, self, occupied)
         self._sessions: Counter[str] = Counter()
         self._ledger: dict[str, dict[str, int]] = {}
+        self._figures: dict[str, Usage] = {}
+        self._figured_at = -math.inf
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._folds_from = 0.0  # by the store's time
@@ -114,29 +120,31 @@ class Metering:
 
     # -- figures --
 
-    def usage(self, server: str) -> Usage:
-        """What is used of ``server`` now, as far as this process knows."""
-        now = self._driver.now()
-        return self._usage(server, now, sums_of(self._evidence.spans()))
+    def usage(self, server: str, rows: Sequence[ProcessRow] | None = None) -> Usage:
+        """What is used of ``server`` now; by these ``rows``, or those that were read last."""
+        if self._driver.now() >= self._figured_at + FRESH:
+            self._figure()
+        figures = self._figures.get(server, NONE)
+        return replace(figures, participants=self.participants(server, rows))
 
-    def participants(self, server: str) -> int:
+    def participants(self, server: str, rows: Sequence[ProcessRow] | None = None) -> int:
         """How many participants are on ``server`` now: through all living processes, and direct."""
-        rows = [row for row in self._driver.rows if row.process != self._driver.process]
-        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in rows)
-        direct = max(
-            (row.direct.get(server, 0) for row in rows), default=self._looking.direct(server)
-        )
-        return through + max(direct, self._looking.direct(server))
+        rows = self._driver.rows if rows is None else rows
+        others = [row for row in rows if row.process != self._driver.process]
+        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in others)
+        direct = [row.direct.get(server, 0) for row in others]
+        return through + max([*direct, self._looking.direct(server)])
 
     def is_full(self, server: str) -> bool:
         """Whether ``server`` has as many participants as it may."""
-        most = self._driver.servers[server].max_participants
+        known = self._driver.servers.get(server)
+        most = None if known is None else known.max_participants
         return most is not None and self.participants(server) >= most
 
     def tell(self) -> None:
         """Tell the machine what is used of each server."""
-        now, mine = self._driver.now(), sums_of(self._evidence.spans())
-        usage = {name: self._usage(name, now, mine) for name in self._driver.servers}
+        self._figure()
+        usage = {name: self.usage(name) for name in self._driver.servers}
         self._driver.feed(UsageSeen(usage=usage))
 
     def count_again(self) -> None:
@@ -148,15 +156,20 @@ class Metering:
         if usage and usage != self._driver.machine.usage:
             self._driver.feed(UsageSeen(usage=usage))
 
-    def _usage(self, server: str, now: float, mine: Ledger) -> Usage:
-        reset, writer = self._limits(server).reset, minutes.writer(server)
-        account = minutes.read(minutes.merged(self._ledger.get(writer, {}), mine.get(writer, {})))
-        return Usage(
-            used=minutes.used(account, reset.begin(now), now),
-            ends=reset.end(now),
-            participants=self.participants(server),
-            mean=minutes.mean(account, now),
-        )
+    def _figure(self) -> None:
+        """Count anew, with what this process has seen and not written yet."""
+        now = self._figured_at = self._driver.now()
+        mine = sums_of(self._evidence.spans())
+        self._figures = {}
+        for server in self._driver.servers:
+            reset, writer = self._limits(server).reset, minutes.writer(server)
+            kept = self._ledger.get(writer, {})
+            account = minutes.read(minutes.merged(kept, mine.get(writer, {})))
+            self._figures[server] = Usage(
+                used=minutes.used(account, reset.begin(now), now),
+                ends=reset.end(now),
+                mean=minutes.mean(account, now),
+            )
 
     def _limits(self, server: str) -> Limits:
         return self._driver.machine.limits.get(server, Limits())
@@ -216,11 +229,14 @@ class Metering:
     # -- reading --
 
     async def _read_again_and_again(self) -> None:
+        due = -math.inf
         while True:
-            with contextlib.suppress(StoreError):
-                await self.read()
-            self.tell()
-            await asyncio.sleep(max(READ, self._driver.store.heartbeat))
+            if (now := self._driver.now()) >= due:
+                due = now + max(READ, self._driver.store.heartbeat)
+                with contextlib.suppress(StoreError):
+                    await self.read()
+            self.tell()  # between two readings too: of its own sessions it knows more
+            await asyncio.sleep(READ)
 
     async def read(self) -> None:
         """

@@ -14,12 +14,14 @@ No error here quotes a token, a claim or a secret. The functions are pure but fo
 ``now`` (seconds since the epoch) replaces.
 """
 
+from .bodies import BODY_TTL, check_body, issuer, sign_body
 from .claims import Claims, Kind, Location
 from .making import DEFAULT_TTL, participant_token, pool_token
 from .passing import news, refreshed, resign
 from .signing import LEEWAY, MAX_TOKEN, KeyPair, Refusal, claims_of, payload, sign, verify
 
 __all__ = [
+    "BODY_TTL",
     "DEFAULT_TTL",
     "LEEWAY",
     "MAX_TOKEN",
@@ -28,7 +30,9 @@ __all__ = [
     "Kind",
     "Location",
     "Refusal",
+    "check_body",
     "claims_of",
+    "issuer",
     "news",
     "participant_token",
     "payload",
@@ -36,5 +40,6 @@ __all__ = [
     "refreshed",
     "resign",
     "sign",
+    "sign_body",
     "verify",
 ]

@@ -48,6 +48,7 @@ class Refusal(StrEnum):
     MISSING = "token_missing"
     MALFORMED = "token_malformed"
     WRONG_KEY = "token_wrong_key"
+    WRONG_BODY = "token_wrong_body"
     EXPIRED = "token_expired"
     NOT_YET_VALID = "token_not_yet_valid"
     TOO_LONG = "token_too_long"

@@ -180,6 +180,7 @@ def open_session(
     keep: bool = True,
     context: ssl.SSLContext | None = None,
     trace: aiohttp.TraceConfig | None = None,
+    middleware: aiohttp.ClientMiddlewareType | None = None,
 ) -> aiohttp.ClientSession:
     """
     Open a session for requests to servers, inside a running loop.
@@ -190,6 +191,7 @@ def open_session(
         keep: keep idle connections; False makes every request connect anew.
         context: how TLS is verified; by default against the system's certificate authorities.
         trace: told about connections.
+        middleware: stands between a request and its answer.
     """
     connector = aiohttp.TCPConnector(
         ssl=context or ssl.create_default_context(),
@@ -206,4 +208,5 @@ def open_session(
         trust_env=False,
         skip_auto_headers=("Accept-Encoding", "Accept", "User-Agent"),
         trace_configs=[trace] if trace else None,
+        middlewares=(middleware,) if middleware else (),
     )

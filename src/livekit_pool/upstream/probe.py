@@ -29,6 +29,7 @@ from ..servers import Server
 from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
 from .full_room import is_full
+from .join_probe import JoinProber, JoinResult, Witness
 from .occupancy import Occupancy, Present, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
@@ -103,6 +104,7 @@ class Prober:
         timeout: float = TIMEOUT,
         signed_timeout: float = SIGNED_TIMEOUT,
         context: ssl.SSLContext | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """
         Connect to nothing yet.
@@ -111,12 +113,14 @@ class Prober:
             timeout: seconds that a probe waits.
             signed_timeout: seconds that a signed probe, or a question about rooms, waits.
             context: how TLS is verified; by default against the system's authorities.
+            witness: told how long the participant of a join probe was on a server.
         """
         self._timeout = timeout
         self._signed_timeout = signed_timeout
         self._context = context
         self._attempts: dict[str, list[Attempt]] = {}
         self._ending: set[asyncio.Task[Seen]] = set()
+        self._joiner = JoinProber(context=context, witness=witness)
         self._stack = AsyncExitStack()
         self._kept: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
@@ -133,6 +137,7 @@ class Prober:
         self._fresh = await self._stack.enter_async_context(
             open_session(timeout=self._signed_timeout, keep=False, context=self._context)
         )
+        await self._stack.enter_async_context(self._joiner)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -180,6 +185,10 @@ class Prober:
                 seen = Seen.after(error)
             own = _own(seen, stalls)
         return _result(server, seen, began, own)
+
+    async def probe_join(self, server: Server) -> JoinResult:
+        """Join ``server`` with a hidden participant that leaves at once; see `join_probe`."""
+        return await self._joiner.probe(server)
 
     # -- rooms --
 

@@ -2,7 +2,8 @@
 Access: who may call what under ``/pool``.
 
 A caller shows a token signed with the pool's key, as ``Authorization: Bearer``. Its ``pool`` claim
-says what it opens (`tokens.Kind`); a participant's token, which has none, opens only the events.
+says what it opens (`tokens.Kind`); a participant's token, which has none, opens only the events
+and the reports.
 Tokens are never logged: our server writes no access log (`http.HttpProtocol`), because on
 LiveKit's paths and for ``/pool/events`` they travel in the query.
 """
@@ -65,6 +66,10 @@ class Access:
     ) -> Claims:
         """Any valid token, also a participant's, also in the query."""
         return verify(_shown(request, access_token), self._pair)
+
+    async def bearer(self, request: Request, _: object = _documented) -> Claims:
+        """Any valid token, also a participant's."""
+        return verify(_shown(request), self._pair)
 
     async def viewer(self, request: Request, _: object = _documented) -> Claims:
         """A viewer or an admin."""

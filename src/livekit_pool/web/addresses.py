@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-__all__ = ["Network", "client_address"]
+__all__ = ["Network", "client_address", "neighbourhood"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -29,6 +29,23 @@ def client_address(peer: str, forwarded_for: bytes, proxies: Sequence[Network]) 
             except ValueError:
                 break
     return address
+
+
+def neighbourhood(address: str) -> str:
+    """
+    The addresses that one client can have, ``address`` among them.
+
+    In IPv6 that is a whole /64, in which a host chooses addresses as it likes (RFC 8981).
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 def _within(address: str, networks: Sequence[Network]) -> bool:

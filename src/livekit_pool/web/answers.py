@@ -7,6 +7,7 @@ server, so a refusal there is a line of text, as LiveKit's is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from ..exceptions import (
     StoreCorrupt,
     StoreError,
     TokenError,
+    TooManyReports,
     UnknownServer,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "ErrorDetail",
     "MarkAnswer",
     "RotationAnswer",
+    "code_of",
     "error_answer",
     "handlers",
     "is_pools_own",
@@ -56,6 +59,7 @@ _CODES: Final[Mapping[int, str]] = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "too_large",
     503: "not_ready",
 }
@@ -64,6 +68,7 @@ _STATUSES: Final[tuple[tuple[type[PoolError], int], ...]] = (
     (TokenError, 401),
     (UnknownServer, 404),
     (RotationRefused, 409),
+    (TooManyReports, 429),
     (StoreCorrupt, 500),
     (StoreError, 503),
     (NoAnswer, 503),
@@ -166,6 +171,11 @@ def error_answer(
     return JSONResponse({"error": detail}, status, headers=headers)
 
 
+def code_of(status: int) -> str:
+    """The code of a refusal with ``status`` that has none of its own."""
+    return _CODES.get(status, "error")
+
+
 def refused(path: str, status: int, message: str, code: str = "") -> Response:
     """
     A refusal in the form that belongs to ``path``.
@@ -173,7 +183,7 @@ def refused(path: str, status: int, message: str, code: str = "") -> Response:
     ``code`` is by default the one that goes with ``status``.
     """
     if is_pools_own(path):
-        return error_answer(status, code or _CODES.get(status, "error"), message)
+        return error_answer(status, code or code_of(status), message)
     return PlainTextResponse(f"{message}\n", status)
 
 
@@ -184,6 +194,8 @@ async def _on_pool_error(request: Request, error: PoolError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="livekit-pool"'
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER)
+    if isinstance(error, TooManyReports):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
     if not is_pools_own(request.url.path):
         return PlainTextResponse(f"{error}\n", status, headers=headers)
     revision = error.revision if isinstance(error, RotationRefused) else None

@@ -20,25 +20,34 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__, observe
-from . import admin, docs, events, token_endpoint
+from . import admin, docs, events, report, token_endpoint
 from .access import Access
 from .answers import REFUSALS, RETRY_AFTER, error_answer, handlers, refused
 from .http import AT_SHUTDOWN
+from .webhooks import route as webhook_route
+from .webhooks.desk import Desk
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..pool import Pool
+    from .webhooks.spool import Spool
 
 __all__ = ["LARGEST_BODY", "create_app"]
 
 LARGEST_BODY: Final = 10 * 2**20
 """Bytes of a request's body: LiveKit's ``max_api_request_body_size``."""
 
+# What less is enough for, so that nobody makes the pool read more: bytes, and how to say it.
+_LARGEST: Final = {"/pool/report": (report.LARGEST_BODY, "64 KiB")}
+
 _LIVEKIT_METHODS: Final = ("OPTIONS", "HEAD", "GET", "POST", "PATCH", "DELETE")
 
 
 def create_app(
-    pool: Pool, settings: Settings | None = None, routers: Iterable[APIRouter] = ()
+    pool: Pool,
+    settings: Settings | None = None,
+    routers: Iterable[APIRouter] = (),
+    spool: Spool | None = None,
 ) -> FastAPI:
     """
     Make the application that serves ``pool``.
@@ -50,6 +59,7 @@ def create_app(
         pool: an open pool.
         settings: by default the pool's.
         routers: further routes: those of LiveKit's paths.
+        spool: brings the webhooks of all processes that share it to one of them.
 
     Raises:
         ConfigurationError: the settings have no key pair.
@@ -57,13 +67,18 @@ def create_app(
     settings = pool.settings if settings is None else settings
     access = Access(settings)
     told = events.Events(pool)
+    desk = Desk(pool, settings, spool)
+    refused_reports = report.Refusals()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Callable[[], None]]]:
+        desk.open()
         try:
             yield {AT_SHUTDOWN: told.close}
         finally:
             told.close()
+            refused_reports.rarely.close()
+            await desk.aclose()
 
     app = FastAPI(
         title="LiveKit Pool",
@@ -90,7 +105,9 @@ def create_app(
     app.include_router(_health(pool))
     app.include_router(admin.router(pool, access))
     app.include_router(events.router(told, access))
+    app.include_router(report.router(pool, access, refused_reports))
     app.include_router(token_endpoint.router(pool, settings, access))
+    app.include_router(webhook_route.router(desk))
     app.include_router(docs.router(app))
     for router in routers:
         app.include_router(router)
@@ -132,8 +149,8 @@ class _LiveKitPaths:
     LiveKit's ways with URLs: CORS, and a doubled slash at the beginning.
 
     CORS is open, as LiveKit's is (server: pkg/service/server.go): tokens protect, not origins. It
-    is open on LiveKit's paths and the token endpoint only; nobody needs the rest of the pool's
-    API from another site's page.
+    is open on LiveKit's paths and on what an application's page asks, the token endpoint and the
+    reports, only; nobody needs the rest of the pool's API from another site's page.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -160,7 +177,7 @@ class _LiveKitPaths:
 
 
 def _is_open(path: str) -> bool:
-    return path in ("/", "/pool/token") or path.startswith(("/rtc", "/twirp/"))
+    return path in ("/", "/pool/token", "/pool/report") or path.startswith(("/rtc", "/twirp/"))
 
 
 class _Boundary:
@@ -204,18 +221,19 @@ class _BrokenOff(Exception):
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
     """``receive``, answering 413 as soon as the body is, or says that it is, too large."""
+    largest, shown = _LARGEST.get(scope["path"], (LARGEST_BODY, "10 MiB"))
     size = 0
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     announced = max((int(value) for value in lengths if value.isdigit()), default=0)
 
     async def limited() -> Message:
         nonlocal size
-        if announced > LARGEST_BODY:
-            raise HTTPException(413, "The body is larger than 10 MiB.")
+        if announced > largest:
+            raise HTTPException(413, f"The body is larger than {shown}.")
         message = await receive()
         size += len(message.get("body", b""))
-        if size > LARGEST_BODY:
-            raise HTTPException(413, "The body is larger than 10 MiB.")
+        if size > largest:
+            raise HTTPException(413, f"The body is larger than {shown}.")
         return message
 
     return limited

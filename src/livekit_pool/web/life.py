@@ -18,6 +18,7 @@ from typing import Final
 
 from ..observe import event
 from ..upstream.probe_lock import ProbeLock
+from .webhooks.spool import Spool
 
 __all__ = ["BEAT", "BEAT_PERIOD", "SENTENCE", "Life"]
 
@@ -47,12 +48,14 @@ class Life:
         beat_fd: end of the pipe to write beats to; non-blocking.
         end_fd: end of the pipe whose closing means that the supervisor is gone.
         probe_lock: shared by all workers of this supervisor: one of them probes.
+        spool: shared by all workers of this supervisor: brings webhooks to one of them.
         number: which of the supervisor's workers this is, from 0; the same for its replacement.
     """
 
     beat_fd: int
     end_fd: int
     probe_lock: ProbeLock
+    spool: Spool
     number: int = 0
 
     @contextlib.asynccontextmanager

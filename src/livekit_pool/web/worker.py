@@ -25,6 +25,7 @@ from .listener import BACKLOG
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from .webhooks.spool import Spool
 
 __all__ = ["WorkerServer", "check", "serve_worker"]
 
@@ -96,7 +97,7 @@ async def _serve(settings: Settings, sock: socket.socket, life: Life) -> None:
 
     try:
         async with life.lived(stop), Pool(settings, may_probe=life.probe_lock.try_acquire) as pool:
-            server = WorkerServer(_uvicorn(settings, pool, Gateway(pool)))
+            server = WorkerServer(_uvicorn(settings, pool, Gateway(pool), life.spool))
             await server.serve(sockets=[sock])
     except asyncio.CancelledError:
         # Asked to stop before the pool was there: nothing has been served, nobody waits.
@@ -104,9 +105,11 @@ async def _serve(settings: Settings, sock: socket.socket, life: Life) -> None:
             raise
 
 
-def _uvicorn(settings: Settings, pool: Pool, gateway: Gateway) -> uvicorn.Config:
+def _uvicorn(
+    settings: Settings, pool: Pool, gateway: Gateway, spool: Spool | None
+) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(pool, settings, (validate.router(gateway), twirp.router(pool))),
+        create_app(pool, settings, (validate.router(gateway), twirp.router(pool)), spool),
         http=HttpProtocol,
         ws=gateway.connection,  # type: ignore[arg-type]  # uvicorn only calls it
         loop="none",  # the loop is ours already

@@ -175,6 +175,8 @@ class Admission(Inquiry):
         try:
             if not await self._gateway.pool.rooms.confirm(room, placement, SETTLING):
                 return False
+            if self._is_over(placement):
+                return False  # it was filled meanwhile
             # No await from here on: the placement holds until the first byte is out.
             opened = True
         finally:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from ... import observe, tokens
 from ...core.document import Cause
 from ...core.events import FaultSource
-from ...core.faults import Blame
-from ...exceptions import NoAnswer, NoServer, StoreError, TokenError
+from ...core.faults import Blame, Classified
+from ...driver.reports import Report, Standing
+from ...exceptions import NoAnswer, NoServer, PoolError, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
 from ...upstream.connection import Failure
+from ..addresses import neighbourhood
 from .dialer import CONNECT
 from .refusal import Refusal
 from .request import UpgradeRequest, came_through
@@ -37,6 +39,9 @@ _FIRST_PAUSE: Final = 0.3
 """Seconds before a server is asked again that did not answer well; doubled each time."""
 
 _LONGEST_PAUSE: Final = 1.2
+
+_TRIES: Final = 3
+"""How often a server is asked again while it is found out whether it is at fault."""
 
 _LOOK: Final = 0.25
 """Seconds between two looks at whether what is waited for has happened unheard."""
@@ -78,6 +83,7 @@ class Inquiry:
         "_retry",
         "_revision",
         "_task",
+        "_tries",
         "_why",
     )
 
@@ -103,6 +109,7 @@ class Inquiry:
         self._expired = False  # the client was held as long as it may be
         self._pause = 0.0  # before the server was asked again
         self._revision = 0  # at which a server was asked last
+        self._tries: int | None = None  # how often yet to ask a server that may be at fault
         self._why = "no LiveKit server answered in time, try again"
         self._retry: asyncio.Future[None] | None = None
         """Done when something changed that may make the attempt under way pointless."""
@@ -372,11 +379,13 @@ class Inquiry:
             status=refusal.status,
             what=refusal.row,
         )
-        if await self._is_the_callers(placement, refusal):
+        if refusal.doubtful and not await self._is_full(placement, refusal):
+            return await self._doubted(placement, refusal)
+        if refusal.cause is None or refusal.doubtful:
             self._pass_on(refusal)
             return True
         self._why = f"the LiveKit servers refuse joins ({refusal.row}), try again"
-        self._fault(placement, refusal.cause or Cause.DOWN, refusal.detail, refusal.retry_after)
+        self._fault(placement, refusal.cause, refusal.detail, refusal.retry_after)
         if refusal.lasts:
             return await self._wait_for_another(placement, refusal)
         await self._hold(placement)
@@ -385,21 +394,60 @@ class Inquiry:
             return True
         return False
 
-    async def _is_the_callers(self, placement: Placement, refusal: Refusal) -> bool:
-        """Whether ``refusal`` is the client's own affair, or its room's."""
-        if refusal.blame is Blame.ROOM and await self._is_full(placement):
+    async def _is_full(self, placement: Placement, refusal: Refusal) -> bool:
+        """Whether the room may take nobody more, as its server says."""
+        if refusal.blame is not Blame.ROOM or self._request.query.resume:
+            return False  # who was in it has a place
+        return await self._gateway.full_rooms.is_full(placement.server, placement.room)
+
+    async def _doubted(self, placement: Placement, refusal: Refusal) -> bool:
+        """
+        The server may be at fault, or this one client; whether the client has been answered.
+
+        So it counts for no more than a client's report of it: on the first one the pool looks for
+        itself. Meanwhile the server is asked again, and once more in any case.
+        """
+        if self._tries is None:
+            self._tries = _TRIES if await self._is_looked_into(placement, refusal) else 1
+        elif self._gateway.pool.driver.reports.verdict(placement.server) is not Standing.VERIFYING:
+            self._tries = 0
+        if not self._tries:
+            self._pass_on(refusal)
             return True
-        if refusal.doubtful:
-            # Three times in a row: if it is the server's, other clients will show it as well.
-            return self._pause > _FIRST_PAUSE
-        return refusal.cause is None
+        self._tries -= 1
+        await self._hold(placement)
+        return False
+
+    async def _is_looked_into(self, placement: Placement, refusal: Refusal) -> bool:
+        """Whether it is being found out whose fault ``refusal`` is."""
+        claims = self._claims
+        report = Report(
+            server=placement.server,
+            revision=self._revision,
+            error=Classified(
+                blame=Blame.SERVER, cause=refusal.cause or Cause.DOWN, row=refusal.row
+            ),
+            reporter="\n".join(("join", claims.room, claims.identity)),
+            address=neighbourhood(self._client),
+        )
+        try:
+            told = await self._gateway.pool.driver.reports.take(report)
+        except PoolError:
+            return False
+        return told.status in (Standing.VERIFYING, Standing.ALREADY_HANDLED)
 
     async def _wait_for_another(self, placement: Placement, refusal: Refusal) -> bool:
         """Hold the client until its room is on another server; whether it had to be answered."""
         pool, server, since = self._gateway.pool, placement.server, self._gateway.pool.now()
+        looked_into: bool | None = None
         while await self._still_right(placement):
-            # It takes our key: what it refuses is something in this client's token.
-            cleared = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            doubted = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            if doubted and looked_into is None:
+                # For calls it does. So it is something in this client's token, or it is the joins
+                # of everybody, as in a region that is not allowed: one of our own tells.
+                looked_into = await self._is_looked_into(placement, refusal)
+            verifying = pool.driver.reports.verdict(server) is Standing.VERIFYING
+            cleared = looked_into is False or (looked_into is True and not verifying)
             if cleared or not pool.can_leave(server):
                 self._unavailable(self._why)
                 return True
@@ -417,12 +465,6 @@ class Inquiry:
         until = loop.time() + self._pause
         while (left := until - loop.time()) > 0 and await self._still_right(placement):
             await self._changed(min(left, _LOOK))
-
-    async def _is_full(self, placement: Placement) -> bool:
-        """Whether the room may take nobody more, as its server says."""
-        if self._request.query.resume:
-            return False  # who was in it has a place
-        return await self._gateway.full_rooms.is_full(placement.server, placement.room)
 
     def _pass_on(self, refusal: Refusal) -> None:
         """Answer the caller as the server did."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from ...core.document import Cause
-from ...core.faults import REFUSALS, Blame, Surface, classify
+from ...core.faults import FORGIVABLE, REFUSALS, Blame, Surface, classify
 from ...upstream.retry_after import http_date, retry_after
 from .upstream import Answer
 
@@ -70,6 +70,5 @@ class Refusal:
     def doubtful(self) -> bool:
         """Whether it may as well be that one caller's affair, or one room's."""
         return (
-            self.blame is Blame.ROOM
-            or (self.cause in (Cause.DOWN, Cause.TIMEOUT) and self.status >= 400)
+            self.blame is Blame.ROOM or (self.cause in FORGIVABLE and self.status >= 400)
         ) and self.status not in _BALANCERS

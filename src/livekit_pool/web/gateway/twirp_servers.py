@@ -13,7 +13,7 @@ import aiohttp
 from ... import observe, tokens
 from ...core.document import Cause
 from ...core.events import FaultSource, ProbeOutcome
-from ...core.faults import Surface, classify
+from ...core.faults import FORGIVABLE, Surface, classify
 from ...servers import Server
 from ...upstream.connection import Failure, open_session
 from .twirp_answer import TwirpAnswer
@@ -135,9 +135,6 @@ class TwirpServers:
                 # Grants are looked at only after the token was accepted, by the service itself.
                 raise TwirpRefusal(code or "permission_denied", DENIED, status=answer.status)
             return
-        troubled = found.cause in (Cause.DOWN, Cause.TIMEOUT)
-        if troubled and code:
-            return  # LiveKit itself answers: it is a service that it asks in its turn
         observe.event(
             observe.UPSTREAM_REFUSED,
             logging.WARNING,
@@ -147,7 +144,7 @@ class TwirpServers:
         )
         detail = f"a call was refused with HTTP {answer.status}: {found.row}"
         self._fault(server, found.cause, detail, revision, answer.retry_after)
-        if troubled:
+        if found.cause in FORGIVABLE:
             raise Unanswered(sent=True)
         raise Refused(found.row)
 
