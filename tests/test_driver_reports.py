@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from livekit_pool.core.document import Cause, Document, new_document
-from livekit_pool.core.events import FaultSource, Probed, ProbeOutcome
+from livekit_pool.core.events import FaultSource, ProbeOutcome
 from livekit_pool.core.faults import Surface, classify
 from livekit_pool.driver.reports import Report, Reports, Standing
 from livekit_pool.driver.tasks import Tasks
@@ -70,7 +70,7 @@ class World:
         stored: the document as the store has it, which `fresh` reads.
         plain, signed: what the next probes see, the last one for ever.
         joining: the same of joins. joins: when each was asked for.
-        faults, fed: what came of it.
+        faults: what came of it.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,6 @@ class World:
         self.joins: list[float] = []
         self.probes: list[bool] = []
         self.faults: list[Fault] = []
-        self.fed: list[Probed] = []
         self.tasks = Tasks()
         self.reports = Reports(SERVERS, Verifying(self, self), self, self.tasks)
 
@@ -128,9 +127,6 @@ class World:
         reports: int = 1,
     ) -> None:
         self.faults.append(Fault(server, kind, source, detail, revision, retry_after, reports))
-
-    def feed(self, event: Probed) -> None:
-        self.fed.append(event)
 
     def rotate(self, to: str) -> None:
         revision = self.document.revision + 1
@@ -222,7 +218,7 @@ async def test_a_report_starts_a_verification_and_a_healthy_server_is_left_alone
     await world.verified()
     assert world.probes == [False, True]
     assert len(world.joins) == 1
-    assert (world.faults, world.fed) == ([], [])
+    assert not world.faults
     assert world.reports.verified == {"false": 1}
 
 
@@ -344,16 +340,23 @@ def test_a_failed_probe_is_left_to_the_machines_own(
 
 
 @turned
-async def test_a_refused_key_is_the_machines_to_hear(world: World) -> None:
-    for signed, joining in ((UNAUTHORIZED, PASSED), (PASSED, UNAUTHORIZED)):
-        world.signed = deque([signed])
-        status = 403 if joining is UNAUTHORIZED else None
-        world.joining = deque([join(joining, status=status)])
-        await world.report(f"p{signed}")
-        await world.verified()
-        await asyncio.sleep(120)
-    assert [fault.kind for fault in world.faults] == [Cause.CREDENTIALS] * 2
-    assert [(event.outcome, event.signed) for event in world.fed] == [(UNAUTHORIZED, True)] * 2
+async def test_a_refused_key_of_a_call_is_the_machines_to_judge(world: World) -> None:
+    world.signed = deque([UNAUTHORIZED])
+    await world.report()
+    await world.verified()
+    (fault,) = world.faults
+    assert (fault.kind, fault.source) == (Cause.CREDENTIALS, FaultSource.PROBE)
+    assert not world.joins
+
+
+@turned
+async def test_a_refused_key_of_a_join_is_verified(world: World) -> None:
+    world.joining = deque([join(UNAUTHORIZED, status=403)])
+    await world.report()
+    await world.verified()
+    (fault,) = world.faults
+    assert (fault.kind, fault.source) == (Cause.CREDENTIALS, FaultSource.VERIFIED)
+    assert len(world.joins) == 1
 
 
 @turned

@@ -96,13 +96,14 @@ class PendingFaults:
         self.kind = fault.kind
         self.detail = fault.detail or self.detail
         if len(self._pending) < _PENDING_LIMIT:
+            verified = fault.source is FaultSource.VERIFIED
             # A refused key is for a signed probe to confirm: one caller's token must not count.
-            counts = answering and fault.kind is not Cause.CREDENTIALS
+            join = fault.source is FaultSource.JOIN and fault.kind is not Cause.CREDENTIALS
             self._pending.append(
                 _Pending(
                     seen=now,
-                    counts=counts and fault.source in (FaultSource.JOIN, FaultSource.VERIFIED),
-                    verified=counts and fault.source is FaultSource.VERIFIED,
+                    counts=answering and (join or verified),
+                    verified=answering and verified,
                     reports=fault.reports,
                 )
             )

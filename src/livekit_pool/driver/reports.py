@@ -29,7 +29,7 @@ from typing import Final, Protocol
 
 from .. import observe
 from ..core.document import Cause, Document
-from ..core.events import FaultSource, Probed, ProbeOutcome
+from ..core.events import FaultSource
 from ..core.faults import Blame, Classified
 from ..exceptions import (
     RevisionConflict,
@@ -117,8 +117,6 @@ class _Asker(Protocol):
 
     async def fresh(self, revision: int = 0) -> Document: ...
 
-    def feed(self, event: Probed) -> None: ...
-
     def fault(
         self,
         server: str,
@@ -158,8 +156,8 @@ class Reports:
     Attributes:
         counts: how many there were, by what became of them.
         verified: how many verifications ended, by what they found: ``true``, ``false``,
-            ``unclear``, or ``probing``: a probe failed, and whether the server is down the next
-            ones tell, as of any server.
+            ``unclear``, or ``probing``: a probe failed, which the machine has heard, and judges as
+            any probe.
     """
 
     def __init__(
@@ -288,10 +286,6 @@ class Reports:
             retry_after=found.retry_after,
             reports=state.reports,
         )
-        if found.cause is Cause.CREDENTIALS:
-            # Where only joins are refused, as in a region that is not allowed, no call tells.
-            refused = ProbeOutcome.UNAUTHORIZED
-            self._asker.feed(Probed(server=server.name, outcome=refused, detail=found.detail))
 
     def _settle(
         self, server: str, state: _State, found: Found, who: Iterable[tuple[str, str]]
