@@ -117,6 +117,7 @@ def _of_probe(seen: ProbeResult, *, signed: bool) -> Found:
     if seen.outcome is ProbeOutcome.SILENT and seen.stalled:
         return _DEAF
     if seen.outcome is ProbeOutcome.UNAUTHORIZED:
+        # It may be our own clock: the machine has others asked before it believes this.
         return Found(cause=Cause.CREDENTIALS, source=FaultSource.PROBE, detail=seen.detail)
     if seen.outcome is ProbeOutcome.LIMITED:
         kind = seen.kind or Cause.RATE_LIMIT
