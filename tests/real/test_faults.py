@@ -609,12 +609,21 @@ async def test_a_hundred_refused_at_once_are_one_rotation(pool_of_three: Setting
 
 
 @pytest.mark.parametrize(
-    ("body", "cause", "least"),
-    [("quota exceeded", "quota", 0.0), ("slow down", "rate_limit", 1.0)],
-    ids=["quota", "rate limit"],
+    ("status", "body", "cause", "least"),
+    [
+        (429, "quota exceeded", "quota", 0.0),
+        (429, "slow down", "rate_limit", 1.0),
+        (500, "internal error", "down", 1.0),
+    ],
+    ids=["quota", "rate limit", "trouble"],
 )
 async def test_the_next_server_refuses_as_well(
-    tmp_path: Path, livekit_servers: list[LocalServer], body: str, cause: str, least: float
+    tmp_path: Path,
+    livekit_servers: list[LocalServer],
+    status: int,
+    body: str,
+    cause: str,
+    least: float,
 ) -> None:
     """A spent quota is left at once; a limit not sooner than the interval after a rotation."""
     async with AsyncExitStack() as stack:
@@ -624,11 +633,11 @@ async def test_the_next_server_refuses_as_well(
                 tmp_path,
                 livekit_servers,
                 LIVEKIT_SERVERS_1_URL=green.url,
-                LIVEKIT_POOL_ROTATION_INTERVAL="2",
+                LIVEKIT_POOL_ROTATION_INTERVAL="1.5",
             )
         )
         for injector in (made.red, green):
-            injector.answers(signalling, 429, body)
+            injector.answers(signalling, status, body)
         began = time.monotonic()
 
         alice = await made.joins()
@@ -636,8 +645,9 @@ async def test_the_next_server_refuses_as_well(
         took = time.monotonic() - began
         print(f"{body!r} twice: connected after {took:.2f} s")
         await only_on(livekit_servers, "blue", {ROOM: {"alice"}})
-        assert len(made.tap.conversations) == 1
-        assert least <= took < 4.5
+        # Two looks, one after the other, may take longer than one request may be held.
+        assert len(made.tap.conversations) <= (1 if status == 429 else 2)
+        assert least <= took < (4.5 if status == 429 else 9)
         rotations = await made.pool.rotations()
         assert [(each["to"], each["cause"]) for each in rotations] == [
             ("blue", cause),
