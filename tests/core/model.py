@@ -429,11 +429,15 @@ class PoolModel(RuleBasedStateMachine, World):
             while process.faults:
                 self.feed(process, process.faults.pop(0))
         self.settle()
+        # A swap that the store refused for no reason to be seen is not asked for again at once.
+        self.time_passes(0.3)
+        self.settle()
         for process in self.processes:
             assert not (process.refused and self.targets(process)), "a true fault was dropped"
         self.now += SETTINGS.rotation_interval
-        for process in self.processes:
-            self.end(process, self.begun(process, self.document.active_server))
+        for _ in range(SETTINGS.rise):  # who was away may have to see it well that often
+            for process in self.processes:
+                self.end(process, self.begun(process, self.document.active_server))
         self.settle()
         for process in self.processes:
             failing = process.joins >= SETTINGS.fall

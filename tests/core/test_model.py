@@ -25,7 +25,7 @@ from livekit_pool.core.choice import Candidate, in_turn
 from livekit_pool.core.document import Document, rotated, undrained
 from livekit_pool.core.document import drained as document_drained
 from livekit_pool.core.events import ProbeOutcome
-from livekit_pool.core.health import Health, HealthBook
+from livekit_pool.core.health import Health, HealthBook, Settings
 from livekit_pool.core.machine import PoolMachine
 from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import Situation
@@ -161,7 +161,7 @@ def test_without_memory_a_drain_elsewhere_drops_failed_joins(
             before = self.document
             super()._follow(document, now)
             if self.document is not before:
-                self._faults = PendingFaults()
+                self._faults = PendingFaults(Settings())
 
     monkeypatch.setattr(PoolModel, "make", Forgetful)
     broken(
@@ -230,8 +230,12 @@ def test_without_proof_our_own_network_fails_joins(monkeypatch: pytest.MonkeyPat
 
 def test_without_the_look_at_pause_it_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
     def unpaused(situation: Situation) -> decisions.Decision:
+        paused = situation.document.paused
         free = replace(situation, document=replace(situation.document, paused=None))
-        return decisions.decide(free)
+        decision = decisions.decide(free)
+        if decision.document is None:
+            return decision
+        return replace(decision, document=replace(decision.document, paused=paused))
 
     monkeypatch.setattr(machine, "decide", unpaused)
     broken("an automatic rotation while paused")

@@ -99,7 +99,8 @@ class _Sight:
     refusing_since: float | None = None  # when the first began that showed it, since that pass
     limited: bool = False  # it refused our own call for a limit, since the last signed pass
     signed: float = -math.inf  # when the newest signed probe that passed began
-    signed_last: float = -math.inf  # when the newest signed probe began
+    signed_last: float = -math.inf  # when the newest signed probe began that was answered
+    asked: float = -math.inf  # when the newest signed probe began that has ended
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
     heard_at: float = 0.0
     # The newest observation.
@@ -150,6 +151,7 @@ class HealthBook:
 
     @staticmethod
     def _signed(sight: _Sight, seen: SignedSight, now: float) -> None:
+        sight.asked = max(sight.asked, seen.began)
         if seen.began < sight.signed_last or seen.outcome in KINDS:
             return
         sight.signed_last = seen.began
@@ -288,6 +290,11 @@ class HealthBook:
         sight = self._sights.get(server)
         return sight is not None and sight.signed >= moment
 
+    def asked_since(self, server: str, moment: float) -> bool:
+        """Whether a signed probe of ``server`` that began after ``moment`` has ended."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.asked >= moment
+
     def refusing_since(self, server: str) -> float:
         """When ``server`` began to refuse our key, by the first signed probe that showed it."""
         sight = self._sights.get(server)
@@ -343,17 +350,30 @@ def cooled(
     forgotten = ended is None or now - ended > settings.cool_down_max
     failures = 0 if forgotten else record.failures
     until = now + settings.cool_down_max
+    asked = asked_for(retry_after)
     match FOLLOWS[cause].cool_down:
-        case CoolDown.RESET if reset is not None:
-            until = reset
+        case CoolDown.RESET if reset is not None or asked is not None:
+            ends = (reset, None if asked is None else now + asked)
+            until = min(end for end in ends if end is not None)
         case CoolDown.DOUBLING:
             until = now + _doubled(settings.cool_down_first, failures, settings)
             failures += 1
         case CoolDown.LIMIT:
             pause = _doubled(settings.cool_down_limit_first, failures, settings)
-            until = now + (pause if retry_after is None else min(retry_after, LONGEST_RETRY_AFTER))
+            until = now + (pause if asked is None else asked)
             failures += 1
     return replace(record, cool_down_until=until, cool_down_cause=cause, failures=failures)
+
+
+def asked_for(retry_after: float | None) -> float | None:
+    """
+    The seconds that a refusal asks for, at most `LONGEST_RETRY_AFTER`; None if it does not.
+
+    "At once", after a refusal, is no time at all.
+    """
+    if retry_after is None or retry_after <= 0:
+        return None
+    return min(retry_after, LONGEST_RETRY_AFTER)
 
 
 def _doubled(first: float, failures: int, settings: Settings) -> float:
