@@ -274,6 +274,7 @@ def test_an_unknown_override_is_a_mistake_of_the_program(place: Place) -> None:
         ("PACE", "-5", "participants a second, greater than 0"),
         ("RISE", "0", "a whole number from 1 to 100"),
         ("COOL_DOWN_MAX", "4", "must not be less than LIVEKIT_POOL_COOL_DOWN_FIRST"),
+        ("COOL_DOWN_MAX", "86401", "nor more than 86400 seconds"),
         ("KEY", "two\nlines", "one line of text"),
         ("TLS_CERT", "cert.pem", "LIVEKIT_POOL_TLS_KEY is missing"),
         ("TLS_KEY", "key.pem", "LIVEKIT_POOL_TLS_CERT is missing"),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from livekit_pool import observe
 from livekit_pool.core.actions import Announce
 from livekit_pool.core.document import Cause, Document, Rotation, rotated
-from livekit_pool.core.events import ProbeOutcome
-from livekit_pool.core.health import Settings
+from livekit_pool.core.events import FaultSource, ProbeOutcome
+from livekit_pool.core.health import Health, Settings
+from livekit_pool.core.machine import Role
 from livekit_pool.driver import Driver, loop, tasks
+from livekit_pool.driver.clock import Jumps
 from livekit_pool.exceptions import StoreCorrupt
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
@@ -38,17 +41,29 @@ class FakeProber:
     Attributes:
         refusing: servers that refuse.
         errors: what the next probes raise, one each.
+        own: why none can be made.
     """
 
     def __init__(self) -> None:
         self.refusing: set[str] = set()
         self.errors: list[Exception] = []
+        self.own = ""
 
     async def probe(self, server: Server) -> ProbeResult:
         await asyncio.sleep(0)
         if self.errors:
             raise self.errors.pop()
         refused = server.name in self.refusing
+        if self.own:
+            return ProbeResult(
+                server=server.name,
+                outcome=ProbeOutcome.SILENT,
+                stage=Stage.TCP,
+                detail=self.own,
+                duration=0.0,
+                stalled=True,
+                own=self.own,
+            )
         return ProbeResult(
             server=server.name,
             outcome=ProbeOutcome.REFUSED if refused else ProbeOutcome.PASSED,
@@ -120,9 +135,12 @@ async def driving(store: Store, prober: FakeProber) -> AsyncIterator[Driver]:
         yield driver
 
 
-def failures(log: pytest.LogCaptureFixture) -> list[Mapping[str, object]]:
-    found = [record for record in log.records if record.message == observe.TASK_FAILED]
-    return [record.__dict__["fields"] for record in found]
+def told(log: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, Any]]:
+    return [each.__dict__["fields"] for each in log.records if each.message == event]
+
+
+def failures(log: pytest.LogCaptureFixture) -> list[Mapping[str, Any]]:
+    return told(log, observe.TASK_FAILED)
 
 
 async def test_a_heartbeat_that_fails_unexpectedly_is_logged_and_not_the_last(
@@ -191,6 +209,84 @@ async def test_a_dead_server_is_left_although_the_clock_was_set(hours: int) -> N
         await until(lambda: driver.document.active_server == "red")
 
         assert not driver.joinable("green")
+
+
+async def test_a_cool_down_is_not_over_because_the_clock_was_set_on() -> None:
+    store, prober = Store(), FakeProber()
+    async with driving(store, prober) as driver:
+        prober.refusing = {"red"}
+        await until(lambda: driver.document.active_server == "green")
+        prober.refusing = set()
+        await until(lambda: driver.machine.health("red") is Health.UP)
+        store.clock += 3 * HOUR
+        await driver.reload()
+
+        assert driver.now() == pytest.approx(NOON + 3 * HOUR, abs=60)
+        assert driver.machine.role("red", driver.now()) is Role.COOLING
+        until_then = driver.machine.record("red").cool_down_until
+        assert until_then is not None
+        assert 0 < until_then - driver.now() < 300
+        assert [rotation.to for rotation in await store.history()] == ["green"]
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+async def test_a_clock_that_was_set_is_told_once_and_rotates_nothing(
+    caplog: pytest.LogCaptureFixture, hours: int
+) -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        ahead = 0.0
+        driver._jumps = Jumps(wall=lambda: time.time() + ahead)
+        ahead = hours * HOUR
+        store.clock += ahead  # a store on this machine goes by the same clock
+        await until(lambda: told(caplog, observe.CLOCK_JUMPED))
+        for _ in range(3):
+            await asyncio.sleep(loop.TICK)
+
+        assert [round(each["seconds"]) for each in told(caplog, observe.CLOCK_JUMPED)] == [ahead]
+        assert driver.now() == pytest.approx(NOON + max(ahead, 0), abs=60)
+        assert await store.history() == []
+        assert driver.document.active_server == "red"
+
+
+async def test_joins_that_ran_out_of_time_while_this_process_stood_still_blame_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        for stall in (0.0, loop.TICK + 0.5):
+            time.sleep(stall)  # noqa: ASYNC251  # so it does
+            for _ in range(3):
+                driver.fault("red", Cause.TIMEOUT, FaultSource.JOIN, "no connection in time")
+            assert driver.machine._faults.reports == 3
+        assert told(caplog, observe.OWN_FAULT) == [
+            {"what": "the event loop stood still", "server": "red"}
+        ]
+        # What the other side said was said, however late it is heard.
+        driver.fault("red", Cause.DOWN, FaultSource.JOIN, "refused a join")
+        assert driver.machine._faults.reports == 4
+
+
+async def test_a_stall_that_is_over_is_remembered_as_long_as_joins_wait() -> None:
+    async with driving(Store(), FakeProber()) as driver:
+        time.sleep(loop.TICK + 0.5)  # noqa: ASYNC251  # so it does
+        await until(lambda: driver._stood_until > 0)
+        driver.fault("red", Cause.TIMEOUT, FaultSource.JOIN, "no connection in time")
+        assert driver.machine._faults.reports == 0
+        driver._stood_until -= loop.LONGEST_WAIT
+        driver.fault("red", Cause.TIMEOUT, FaultSource.JOIN, "no connection in time")
+        assert driver.machine._faults.reports == 1
+
+
+async def test_a_probe_that_was_silent_for_our_fault_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prober = FakeProber()
+    async with driving(Store(), prober) as driver:
+        prober.own = "this process could not connect: EMFILE"
+        await until(lambda: told(caplog, observe.OWN_FAULT))
+        assert driver.machine.health("red") is Health.UP
+        assert driver.document.active_server == "red"
 
 
 async def test_a_process_that_starts_after_the_clock_was_set_back_sees_a_dead_server() -> None:

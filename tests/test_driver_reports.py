@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from livekit_pool.core.document import Cause, Document, new_document
-from livekit_pool.core.events import FaultSource, Probed, ProbeOutcome
+from livekit_pool.core.events import FaultSource, ProbeOutcome
 from livekit_pool.core.faults import Surface, classify
 from livekit_pool.driver.reports import Report, Reports, Standing
 from livekit_pool.driver.tasks import Tasks
@@ -70,7 +70,7 @@ class World:
         stored: the document as the store has it, which `fresh` reads.
         plain, signed: what the next probes see, the last one for ever.
         joining: the same of joins. joins: when each was asked for.
-        faults, fed: what came of it.
+        faults: what came of it.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,6 @@ class World:
         self.joins: list[float] = []
         self.probes: list[bool] = []
         self.faults: list[Fault] = []
-        self.fed: list[Probed] = []
         self.tasks = Tasks()
         self.reports = Reports(SERVERS, Verifying(self, self), self, self.tasks)
 
@@ -128,9 +127,6 @@ class World:
         reports: int = 1,
     ) -> None:
         self.faults.append(Fault(server, kind, source, detail, revision, retry_after, reports))
-
-    def feed(self, event: Probed) -> None:
-        self.fed.append(event)
 
     def rotate(self, to: str) -> None:
         revision = self.document.revision + 1
@@ -222,7 +218,7 @@ async def test_a_report_starts_a_verification_and_a_healthy_server_is_left_alone
     await world.verified()
     assert world.probes == [False, True]
     assert len(world.joins) == 1
-    assert (world.faults, world.fed) == ([], [])
+    assert world.faults == []
     assert world.reports.verified == {"false": 1}
 
 
@@ -269,7 +265,6 @@ async def test_a_revision_from_the_future_is_refused(world: World) -> None:
     with pytest.raises(RevisionConflict) as conflict:
         await world.report(revision=2)
     assert conflict.value.revision == 1
-    assert world.reports.counts == {"revision_conflict": 1}
     world.store_ok = False
     with pytest.raises(StoreUnavailable):
         await world.report(revision=2)
@@ -279,7 +274,6 @@ async def test_a_revision_from_the_future_is_refused(world: World) -> None:
 async def test_a_server_that_is_not_of_the_pool_is_refused(world: World) -> None:
     with pytest.raises(UnknownServer):
         await world.report(server="black")
-    assert world.reports.counts == {"unknown_server": 1}
 
 
 @turned
@@ -287,7 +281,6 @@ async def test_before_there_is_a_document_nothing_is_said(world: World) -> None:
     del world.document
     with pytest.raises(NoAnswer):
         await world.report(revision=1)
-    assert world.reports.counts == {"no_answer": 1}
 
 
 @pytest.mark.parametrize(
@@ -325,7 +318,12 @@ async def test_an_error_that_says_nothing_is_looked_into(world: World) -> None:
     ("outcome", "kind"),
     [(REFUSED, Cause.DOWN), (FAILED, Cause.DOWN), (SILENT, Cause.TIMEOUT)],
 )
-def test_a_failed_probe_is_enough(outcome: ProbeOutcome, kind: Cause) -> None:
+def test_a_failed_probe_is_left_to_the_machines_own(
+    outcome: ProbeOutcome, kind: Cause, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One silent probe shows nobody down, and the machine knows when that is our own network."""
+    caplog.set_level(logging.INFO, logger="livekit_pool")
+
     @turned
     async def test(world: World) -> None:
         world.plain = deque([outcome])
@@ -335,8 +333,10 @@ def test_a_failed_probe_is_enough(outcome: ProbeOutcome, kind: Cause) -> None:
         assert not world.joins
         (fault,) = world.faults
         assert (fault.kind, fault.source) == (kind, FaultSource.PROBE)
+        assert world.reports.verified == {"probing": 1}
 
     test()
+    assert not caplog.records
 
 
 @turned
@@ -349,7 +349,9 @@ async def test_a_refused_key_is_the_machines_to_hear(world: World) -> None:
         await world.verified()
         await asyncio.sleep(120)
     assert [fault.kind for fault in world.faults] == [Cause.CREDENTIALS] * 2
-    assert [(event.outcome, event.signed) for event in world.fed] == [(UNAUTHORIZED, True)] * 2
+    # What calls meet may be our own clock; where calls pass and joins do not, it is the server.
+    told = [fault.source for fault in world.faults]
+    assert told == [FaultSource.PROBE, FaultSource.VERIFIED]
 
 
 @turned
@@ -469,13 +471,35 @@ async def test_a_stall_of_our_own_condemns_nobody(world: World) -> None:
     world.plain = deque([SILENT])
     await world.report()
     await world.verified()
+    assert len(world.probes) == 3
     world.stalled, world.plain = False, deque([PASSED])
     world.joining = deque([join(SILENT, stalled=True)])
     await asyncio.sleep(1.1)
     await world.report()
     await world.verified()
+    assert len(world.joins) == 3
     assert not world.faults
     assert world.reports.verified == {"unclear": 2}
+
+
+@turned
+async def test_after_a_stall_of_our_own_it_looks_again(world: World) -> None:
+    """Those who reported were told that it does, and do not report again."""
+    world.joining = deque([join(SILENT, stalled=True), refusal(429, "quota exceeded")])
+    await world.report()
+    await world.verified()
+    assert [fault.kind for fault in world.faults] == [Cause.QUOTA]
+
+
+@turned
+async def test_an_answer_is_one_also_if_this_process_stalled(world: World) -> None:
+    """As it does while five hundred report at once."""
+    world.stalled = True
+    world.joining = deque([refusal(429, "quota exceeded", None)])
+    await world.report()
+    await world.verified()
+    assert [fault.kind for fault in world.faults] == [Cause.QUOTA]
+    assert len(world.probes) == 2
 
 
 @turned
@@ -638,28 +662,6 @@ async def test_twenty_a_minute_may_make_the_store_be_read(world: World) -> None:
 
 
 # ---- what is told of it -----------------------------------------------------------------------
-
-
-def test_refusals_are_counted_and_the_log_is_told_each_minute(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO, logger="livekit_pool")
-
-    @turned
-    async def test(world: World) -> None:
-        for _ in range(150):
-            with pytest.raises(UnknownServer):
-                await world.report("", server="black-secret")
-            await asyncio.sleep(1.0)
-        assert world.reports.counts == {"unknown_server": 150}
-
-    test()
-    assert told(caplog, "Clients' reports refused") == [
-        {"code": "unknown_server", "reports": 1},
-        {"code": "unknown_server", "reports": 60},
-        {"code": "unknown_server", "reports": 60},
-    ]
-    assert "secret" not in caplog.text
 
 
 def test_the_log_is_told_of_each_verification(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,10 +10,12 @@ from typing import Any, cast
 import pytest
 
 from livekit_pool import observe
+from livekit_pool.core import minutes
 from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver, loop, writing
 from livekit_pool.exceptions import NoAnswer, StoreCorrupt, StoreUnavailable
+from livekit_pool.resets import MONTHLY
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Ledger, Loaded, Swapped
 from livekit_pool.upstream.probe import Prober, ProbeResult
@@ -272,6 +274,29 @@ async def test_what_it_lost_is_brought_back_by_one_of_two(
         await passes(store)
         assert one.document.revision == 3
     assert len(logged(caplog, observe.RESTORED)) == 1
+
+
+async def test_minutes_that_were_folded_before_are_brought_back_once(store: Store) -> None:
+    old = NOON - 2 * minutes.GRACE
+    stay, writer = minutes.seen("PA_1", old, old + 600), minutes.writer("red")
+    async with well(driver_of(store)) as driver:
+        await store.count({writer: stay})
+        goal = store.ledgers + 2
+        await until(lambda: store.ledgers >= goal)  # it has a copy of the stay
+        fold = minutes.folded(minutes.read(stay), MONTHLY, NOON)
+        assert fold is not None
+        await store.fold(writer, minutes.WATERMARK, fold.expected, fold.totals, fold.drop)
+        goal = store.ledgers + 2
+        await until(lambda: store.ledgers >= goal)  # and of the sum
+        kept = await store.ledger()
+
+        store.lose_all()
+        await driver.reload()
+        await until(lambda: store._ledger)
+
+        assert await store.ledger() == kept
+        account = minutes.read(kept[writer])
+        assert minutes.used(account, 0.0, NOON) == 10.0
 
 
 async def test_a_reading_that_was_outrun_by_a_rotation_brings_nothing_back(store: Store) -> None:

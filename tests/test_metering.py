@@ -241,8 +241,10 @@ class TestFigures:
         day.now += 90
         assert one.metering.usage("red").used == 1.5
         await one.metering.flush()
-        assert one.metering.usage("red").used == 1.5
         one.metering.ended("red", "PA_1")
+        await one.metering.flush()
+        day.now += 60
+        assert one.metering.usage("red").used == 1.5, "it has told the store, and has not read it"
         await one.metering.read()
         day.now += 600
         assert one.metering.usage("red").used == 1.5

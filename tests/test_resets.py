@@ -80,7 +80,22 @@ def test_what_a_setting_may_say(given: object, expected: Reset) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "0", "32", "monthly", "1st", "2026-12-24T00:00:00", "2026-12", True, 1.5, None, "-1", "²"],
+    [
+        "",
+        "0",
+        "32",
+        "00131",
+        "0019",
+        "monthly",
+        "1st",
+        "2026-12-24T00:00:00",
+        "2026-12",
+        True,
+        1.5,
+        None,
+        "-1",
+        "²",
+    ],
 )
 def test_anything_else_is_refused_with_what_to_write(given: object) -> None:
     with pytest.raises(ValueError, match="must be a day of the month"):

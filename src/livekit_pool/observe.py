@@ -23,8 +23,8 @@ __all__ = [
     "PAUSED",
     "READY",
     "REPORTS_DISMISSED",
-    "REPORTS_REFUSED",
     "REPORTS_VERIFIED",
+    "REPORT_REFUSED",
     "RESTORED",
     "RESUMED",
     "ROTATED",
@@ -48,7 +48,7 @@ ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
 READY: Final = "Pool ready"
 REPORTS_DISMISSED: Final = "Clients' reports dismissed"
-REPORTS_REFUSED: Final = "Clients' reports refused"
+REPORT_REFUSED: Final = "Client's report refused"
 REPORTS_VERIFIED: Final = "Clients' reports verified"
 STALLED: Final = "Own event loop stalled"
 OWN_FAULT: Final = "Own fault: no server is blamed"

@@ -473,10 +473,6 @@ class Pool:
             Report(server=server, revision=revision, error=seen, reporter=reporter, address=address)
         )
 
-    def report_refused(self, code: str) -> None:
-        """Count a report that was refused with ``code`` before it was read."""
-        self.driver.reports.refused(code)
-
     def fault(
         self,
         server: str,

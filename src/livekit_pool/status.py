@@ -88,8 +88,7 @@ def _process(row: ProcessRow, driver: Driver) -> dict[str, object]:
 
 
 def _server(name: str, driver: Driver, rows: Sequence[ProcessRow], rooms: int) -> dict[str, object]:
-    now, document = driver.now(), driver.document
-    record = document.record(name)
+    now, record = driver.now(), driver.machine.record(name)
     cooling = record.cooling(now)
     health, probe = _seen(name, driver, rows)
     server = driver.servers.get(name)

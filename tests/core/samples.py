@@ -64,7 +64,7 @@ def situation(
         settings=Settings(),
         document=shared,
         health=health,
-        faults=faults or PendingFaults(),
+        faults=faults or PendingFaults(Settings()),
         lists=(names,) if lists is None else lists,
         participants=participants,
         active_from=-math.inf,

@@ -150,7 +150,7 @@ def test_who_cannot_wait_takes_the_first_that_is_choosable_now(policy: type) -> 
     assert policy([UNSEEN]) == Choice(probe=("unseen",))
 
 
-@pytest.mark.parametrize("policy", [next_available, first_available, last_resort])
+@pytest.mark.parametrize("policy", [next_available, first_available])
 def test_a_server_comes_back_from_a_refusal_by_a_signed_probe(policy: type) -> None:
     assert policy([RETURNING]) == Choice(signed=("returning",))
     assert policy([replace(RETURNING, returning=False)]) == Choice(server="returning")
@@ -163,3 +163,36 @@ def test_a_server_comes_back_from_a_refusal_by_a_signed_probe(policy: type) -> N
         replace(RETURNING, shared=False),
     ):
         assert policy([hopeless]) == Choice()
+
+
+ASKED = replace(RETURNING, name="asked", asked=True)
+STRAINED = replace(GOOD, name="strained", cooling_until=50.0, strained=True)
+
+
+@pytest.mark.parametrize("policy", [next_available, first_available])
+def test_nobody_waits_for_a_signed_probe_that_was_in_vain(policy: type) -> None:
+    assert policy([ASKED]) == Choice()
+    assert policy([ASKED, GOOD]) == Choice(server="good")
+
+
+def test_the_last_of_all_is_one_that_answers_and_may_still_refuse() -> None:
+    assert last_resort([STRAINED]) == Choice(server="strained")
+    assert last_resort([ASKED]) == Choice(server="asked")
+    assert last_resort([STRAINED, COOLING]) == Choice(server="cooling")
+    assert last_resort([RETURNING, STRAINED]) == Choice(signed=("returning",))
+    assert last_resort([replace(STRAINED, proven=False)]) == Choice(probe=("strained",))
+    for worse in (
+        replace(STRAINED, strained=False),  # exhausted, or it refuses our key
+        replace(STRAINED, passed=False),
+        replace(STRAINED, drained=True),
+        replace(STRAINED, over=True),
+        replace(ASKED, misconfigured=True),
+    ):
+        assert last_resort([worse]) == Choice()
+
+
+def test_while_there_is_no_other_one_whose_calls_are_limited_is_asked_again() -> None:
+    limited = replace(GOOD, name="limited", limited=True)
+    assert last_resort([limited]) == Choice(signed=("limited",))
+    assert last_resort([replace(limited, drained=True)]) == Choice()
+    assert next_available([limited]) == Choice()

@@ -10,7 +10,7 @@ from livekit_pool.core.actions import NoteEvent
 from livekit_pool.core.decisions import Decision, decide
 from livekit_pool.core.document import Cause, Document, Mark, ServerRecord, rotated
 from livekit_pool.core.events import FaultSeen, FaultSource, Probed, ProbeOutcome
-from livekit_pool.core.health import HealthBook
+from livekit_pool.core.health import HealthBook, Settings
 from livekit_pool.core.limits import Limits
 from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import FRESH, WITNESS
@@ -35,7 +35,7 @@ PAUSED = replace(document(), paused=MARK)
 
 
 def failed_joins(number: int) -> PendingFaults:
-    faults = PendingFaults()
+    faults = PendingFaults(Settings())
     for _ in range(number):
         fault = FaultSeen(
             server="red", revision=1, kind=Cause.TIMEOUT, source=FaultSource.JOIN, detail="no join"
@@ -411,7 +411,7 @@ def test_a_key_refused_before_the_server_became_active_is_no_reason_to_leave_it(
 
 
 def refused(kind: Cause, retry_after: float | None = None, detail: str = "") -> PendingFaults:
-    faults = PendingFaults()
+    faults = PendingFaults(Settings())
     for _ in range(3):
         faults.add(
             FaultSeen(
@@ -456,8 +456,52 @@ def test_a_quota_is_left_until_its_reset() -> None:
     )
     once = replace(here, limits={"red": Limits(reset=Reset(at=noon + 60))})
     assert changed(decide(once)).record("red").cool_down_until == noon + 60
-    over = replace(here, limits={"red": Limits(reset=Reset(at=noon - 60))})
+    over = replace(here, limits={"red": Limits(reset=Reset(at=noon - 7200))})
     assert changed(decide(over)).record("red").cool_down_until == noon + 300
+
+
+def test_a_quota_that_is_spent_just_after_its_reset_is_asked_again_soon() -> None:
+    """Its counter may be late: that is no reason to leave it out for another month."""
+    first = 1_764_547_200.0  # 1 December 2025 in UTC
+    for late, until in ((10.0, 300.0), (3599.0, 300.0), (3601.0, 31 * 86_400 - 3601.0)):
+        now = first + late
+        here = situation(document(), book(ALL_WELL), faults=refused(Cause.QUOTA), now=now)
+        assert changed(decide(here)).record("red").cool_down_until == now + until
+
+
+def test_a_quota_that_names_a_time_is_asked_again_then() -> None:
+    noon = 1_764_158_400.0
+    for asked, until in ((20.0, 20.0), (0.0, 388_800.0 - 0.0)):
+        faults = refused(Cause.QUOTA, asked)
+        here = situation(document(), book(ALL_WELL), faults=faults, now=noon)
+        assert changed(decide(here)).record("red").cool_down_until == noon + until
+
+
+@pytest.mark.parametrize("kind", [Cause.QUOTA, Cause.CREDENTIALS])
+def test_who_serves_nobody_is_left_for_one_that_is_in_cool_down(kind: Cause) -> None:
+    cooling = ServerRecord(cool_down_until=START + 60, cool_down_cause=Cause.DOWN, failures=4)
+    shared = replace(
+        document(), servers={"green": cooling, "blue": cooling}, last_rotation=START - 60
+    )
+    outcomes = ALL_WELL if kind is Cause.QUOTA else {**ALL_WELL, "red": UNAUTHORIZED}
+    faults = refused(Cause.QUOTA) if kind is Cause.QUOTA else PendingFaults(Settings())
+    decision = decide(situation(shared, book(outcomes), faults=faults))
+    assert changed(decision).active_server == "green"
+
+
+def test_a_limit_doubles_each_time_in_a_row() -> None:
+    record = ServerRecord(cool_down_until=START - 1, cool_down_cause=Cause.RATE_LIMIT, failures=2)
+    shared = replace(document(), servers={"red": record})
+    after = changed(decide(situation(shared, book(ALL_WELL), faults=refused(Cause.RATE_LIMIT))))
+    assert after.record("red").cool_down_until == START + 120
+    assert after.record("red").failures == 3
+
+
+def test_a_foreign_rotation_waits_for_a_signed_probe_where_one_is_lacking() -> None:
+    record = ServerRecord(cool_down_until=START - 0.5, cool_down_cause=Cause.RATE_LIMIT)
+    shared = replace(document(), servers={"green": record}, active_server_index=1, index_written=0)
+    here = situation(shared, book(ALL_WELL), foreign_from=START)
+    assert decide(here) == Decision(signed=("green",))
 
 
 def test_the_interval_delays_leaving_for_a_limit_but_not_for_a_quota() -> None:

@@ -54,6 +54,15 @@ ANSWERS = [
     (TWIRP, 429, "resource_exhausted", "", Cause.RATE_LIMIT),
     (TWIRP, 429, "", "Error from intermediary with HTTP status code 429", Cause.RATE_LIMIT),
     (TWIRP, None, "resource_exhausted", "quota exceeded", Cause.QUOTA),
+    (TWIRP, None, "resource_exhausted", "", Cause.RATE_LIMIT),
+    (JOIN, 402, "", "", Cause.QUOTA),
+    (
+        CLIENT,
+        None,
+        "",
+        "engine: signal failure: client error: 429 Too Many Requests - full",
+        Cause.RATE_LIMIT,
+    ),
     (JOIN, 429, "", "concurrent participants", Cause.CONNECTION_LIMIT),
     (JOIN, 429, "", "insufficient capacity", Cause.CONNECTION_LIMIT),
     (JOIN, 503, "", "node has exceeded its configured limit", Cause.CONNECTION_LIMIT),
@@ -89,7 +98,33 @@ def test_what_servers_answer(
     assert (found.blame, found.cause) == (Blame.SERVER, cause)
 
 
+# A narrower word wins: it is what decides how long a server is left alone.
+NARROW = [
+    ("rate limit reached", Cause.RATE_LIMIT),
+    ("connection limit reached", Cause.CONNECTION_LIMIT),
+    ("participant limit reached", Cause.PARTICIPANT_LIMIT),
+    ("concurrent connection limit reached", Cause.CONNECTION_LIMIT),
+    ("request quota of 1000 per minute exceeded", Cause.RATE_LIMIT),
+    ("participant minutes limit reached", Cause.QUOTA),
+    ("quota exceeded: Too Many Requests", Cause.QUOTA),
+]
+
+
+@pytest.mark.parametrize(("text", "cause"), NARROW)
+def test_a_narrower_word_wins(text: str, cause: Cause) -> None:
+    for surface, status in ((JOIN, 429), (JOIN, 403), (JOIN, 503), (TWIRP, 429), (CLIENT, None)):
+        if cause is Cause.CONNECTION_LIMIT and "concurrent" in text and status != 429:
+            continue
+        assert classify(surface, status=status, text=text).cause is cause, (surface, status)
+
+
 HARMLESS = [
+    (TWIRP, 429, "", "sip minutes quota exceeded", Blame.CALLER),
+    (TWIRP, 429, "resource_exhausted", "concurrent agent sessions limit", Blame.CALLER),
+    (CLIENT, None, "", "signal failure: access token has invalid characters", Blame.CALLER),
+    (CLIENT, None, "", "server sent leave during reconnect: reason=RoomDeleted", Blame.CALLER),
+    (CLIENT, None, "", "could not establish pc connection", Blame.NOBODY),
+    (CLIENT, None, "", "wait_pc_connection timed out", Blame.NOBODY),
     (JOIN, 400, "", "room name length exceeds limits: max length 256", Blame.CALLER),
     (JOIN, 404, "", "requested room does not exist", Blame.CALLER),
     (JOIN, 404, "", "404 page not found", Blame.CALLER),

@@ -17,10 +17,15 @@ from livekit_pool.core.events import (
     Probed,
     ProbeOutcome,
     RotateAsked,
+    RowsSeen,
     Tick,
 )
-from livekit_pool.core.machine import Role
+from livekit_pool.core.health import Settings
+from livekit_pool.core.limits import Limits
+from livekit_pool.core.machine import PoolMachine, Role
+from livekit_pool.resets import Reset
 from tests.core.samples import (
+    NAMES,
     PASSED,
     REFUSED,
     UNAUTHORIZED,
@@ -29,6 +34,7 @@ from tests.core.samples import (
     drained,
     moved,
     notes_of,
+    probes_of,
     swap_of,
     swaps_of,
 )
@@ -52,7 +58,7 @@ def fault(
     )
 
 
-SEEN = [FaultSource.JOIN, FaultSource.CALL, FaultSource.VERIFIED, FaultSource.LEDGER]
+SEEN = [FaultSource.JOIN, FaultSource.CALL, FaultSource.VERIFIED]
 
 
 @pytest.mark.parametrize("source", SEEN)
@@ -136,9 +142,59 @@ def test_a_limit_that_our_own_call_met_is_a_refusal(
 
 def test_a_limit_met_before_the_server_became_active_rotates_nothing() -> None:
     pool = Pool()
-    early = Probed(server="red", outcome=LIMITED, began=pool.now - 100)
+    pool.now += 100
+    early = Probed(server="red", outcome=LIMITED, began=pool.now - 1)
     pool.feed(Loaded(document=moved(moved(pool.document, "blue"), "red")))
+    assert pool.now - pool.document.last_rotation > 20, "the interval does not hold it"
     assert swaps_of(pool.feed(early)) == []
+
+
+def test_a_kind_that_is_no_limit_is_taken_for_a_rate() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(Probed(server="red", outcome=LIMITED, kind=Cause.DOWN)))
+    assert swap.document.cause is Cause.RATE_LIMIT
+
+
+def test_a_call_that_passes_takes_back_what_another_one_met() -> None:
+    pool = Pool(outcomes={"red": PASSED, "green": REFUSED, "blue": REFUSED})
+    pool.feed(Probed(server="red", outcome=LIMITED, retry_after=1e11))
+    pool.feed(Probed(server="red", outcome=PASSED))
+    pool.probed("green", PASSED)
+    assert swaps_of(pool.probed("green", PASSED)) == []
+
+
+def test_a_refusal_is_forgotten_when_its_time_is_over() -> None:
+    pool = Pool(outcomes={"red": PASSED, "green": REFUSED, "blue": REFUSED})
+    pool.feed(fault(Cause.CONNECTION_LIMIT))
+    pool.now += 31
+    pool.probed("green", PASSED)
+    assert swaps_of(pool.probed("green", PASSED)) == []
+
+
+def test_one_that_wants_to_be_asked_again_at_once_is_left_all_the_same() -> None:
+    swap = swap_of(Pool().feed(fault(Cause.CONNECTION_LIMIT, retry_after=0.0)))
+    until = swap.document.record("red").cool_down_until
+    assert until is not None
+    assert until > swap.document.last_rotation + 29
+
+
+def test_a_configured_reset_ends_what_is_exhausted() -> None:
+    pool = Pool()
+    pool.now = 1_000_000.0
+    limits = {"red": Limits(reset=Reset(at=pool.now + 5_000))}
+    pool.machine = PoolMachine(pool.machine.names, Settings(), "p", limits)
+    pool.feed(Loaded(document=document()), RowsSeen(lists=(NAMES,)))
+    for name in NAMES:
+        pool.probed(name, PASSED)
+    swap = swap_of(pool.feed(fault(Cause.QUOTA)))
+    assert swap.document.record("red").cool_down_until == limits["red"].reset.at
+
+
+def test_a_key_refused_while_the_swap_was_under_way_is_looked_at_once_it_is_made() -> None:
+    pool = Pool()
+    swap = swap_of(pool.feed(fault(Cause.QUOTA)))
+    pool.feed(Probed(server="green", outcome=UNAUTHORIZED))
+    assert Probe(server="green", signed=True) in pool.won(swap)
 
 
 def test_a_server_whose_limit_our_calls_meet_is_not_chosen_until_one_passes() -> None:
@@ -157,13 +213,32 @@ def test_a_refused_key_waits_for_a_signed_probe() -> None:
         actions = pool.feed(fault(Cause.CREDENTIALS))
         assert actions == [Probe(server="red", signed=True)]
         assert swaps_of(pool.feed(Probed(server="red", outcome=PASSED))) == []
-    swap = swap_of(pool.feed(fault(Cause.CREDENTIALS), Probed(server="red", outcome=UNAUTHORIZED)))
+    actions = pool.feed(fault(Cause.CREDENTIALS), Probed(server="red", outcome=UNAUTHORIZED))
+    assert swaps_of(actions) == [], "it may be our clock"
+    assert Probe(server="green", signed=True) in actions
+    actions = pool.feed(Probed(server="green", outcome=PASSED))
+    assert (swaps_of(actions), probes_of(actions)) == ([], ["red"]), "it was, perhaps"
+    swap = swap_of(pool.feed(Probed(server="red", outcome=UNAUTHORIZED)))
     assert swap.rotation is not None
     assert swap.rotation.cause is Cause.CREDENTIALS
     pool.won(swap)
     assert pool.machine.role("red", pool.now) is Role.MISCONFIGURED
     pool.now += 1_000
     assert not pool.machine.available("red", pool.now), "not before a signed probe passes"
+
+
+@pytest.mark.parametrize("order", [("green", "red", "blue"), ("red", "blue", "green")])
+def test_where_all_refuse_our_key_it_is_our_clock_and_nobody_is_left(order: list[str]) -> None:
+    pool = Pool()
+    for name in ("red", "green", "blue", "red", "green"):
+        assert swaps_of(pool.feed(Probed(server=name, outcome=UNAUTHORIZED))) == []
+        pool.now += 1.0
+    assert pool.machine.role("green", pool.now) is Role.MISCONFIGURED
+    for name in order:  # it is set right, and one after the other is asked
+        pool.now += 1.0
+        assert swaps_of(pool.feed(Probed(server=name, outcome=PASSED))) == []
+    assert pool.machine.active_server == "red"
+    assert pool.machine.available("green", pool.now)
 
 
 def test_a_server_that_comes_back_is_asked_with_our_key_before_it_is_chosen() -> None:

@@ -25,7 +25,7 @@ from livekit_pool.core.choice import Candidate, in_turn
 from livekit_pool.core.document import Document, rotated, undrained
 from livekit_pool.core.document import drained as document_drained
 from livekit_pool.core.events import ProbeOutcome
-from livekit_pool.core.health import Health, HealthBook
+from livekit_pool.core.health import Health, HealthBook, Settings
 from livekit_pool.core.machine import PoolMachine
 from livekit_pool.core.pending import PendingFaults
 from livekit_pool.core.situation import Situation
@@ -161,7 +161,7 @@ def test_without_memory_a_drain_elsewhere_drops_failed_joins(
             before = self.document
             super()._follow(document, now)
             if self.document is not before:
-                self._faults = PendingFaults()
+                self._faults = PendingFaults(Settings())
 
     monkeypatch.setattr(PoolModel, "make", Forgetful)
     broken(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSeen, FaultSource
 from livekit_pool.core.health import Settings
@@ -41,7 +43,7 @@ def test_a_fault_of_another_server_says_nothing_of_the_active_one() -> None:
 
 
 def test_joins_count_once_a_later_probe_has_passed() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(), START, answering=True)
     pending.add(fault(), START + 1, answering=True)
     assert (pending.joins, pending.reports) == (0, 2)
@@ -52,7 +54,7 @@ def test_joins_count_once_a_later_probe_has_passed() -> None:
 
 
 def test_other_faults_are_forgiven_by_a_later_probe() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(source=FaultSource.SOCKET), START, answering=True)
     assert not pending.forgive(began=START - 1)
     assert pending.reports == 1
@@ -61,7 +63,7 @@ def test_other_faults_are_forgiven_by_a_later_probe() -> None:
 
 
 def test_joins_that_fail_while_probes_do_are_explained_by_those() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(), START, answering=False)
     pending.add(fault(), START, answering=True)
     pending.missed()
@@ -70,7 +72,7 @@ def test_joins_that_fail_while_probes_do_are_explained_by_those() -> None:
 
 
 def test_an_answered_join_forgets_the_failed_ones() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(), START, answering=True)
     pending.forgive(began=START)
     pending.add(fault(), START, answering=True)
@@ -80,23 +82,24 @@ def test_an_answered_join_forgets_the_failed_ones() -> None:
 
 
 def test_the_newest_fault_tells_kind_and_detail() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(detail="refused"), START, answering=True)
     pending.add(fault(kind=Cause.TIMEOUT), START, answering=True)
     assert (pending.kind, pending.detail) == (Cause.TIMEOUT, "refused")
 
 
 def test_memory_is_bounded() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     for _ in range(20_000):
         pending.add(fault(), START, answering=False)
     assert pending.reports == 10_000
 
 
-def test_a_refusal_for_a_limit_is_forgiven_by_a_join_and_by_no_probe() -> None:
-    pending = PendingFaults()
+def test_a_refused_join_is_forgiven_by_a_join_and_by_no_probe() -> None:
+    pending = PendingFaults(Settings())
     pending.add(fault(kind=Cause.RATE_LIMIT), START, answering=True)
     pending.forgive(began=START + 1)
+    pending.call_answered(began=START + 1)
     pending.missed()
     assert pending.refusal
     assert pending.reports == 1
@@ -105,8 +108,30 @@ def test_a_refusal_for_a_limit_is_forgiven_by_a_join_and_by_no_probe() -> None:
     assert pending.refusal is None
 
 
+@pytest.mark.parametrize("source", [FaultSource.CALL, FaultSource.PROBE])
+def test_a_refused_call_is_forgiven_by_a_later_call_and_by_no_join(source: FaultSource) -> None:
+    pending = PendingFaults(Settings())
+    pending.add(fault(kind=Cause.RATE_LIMIT, source=source), START, answering=True)
+    pending.join_answered()
+    pending.call_answered(began=START)
+    assert pending.refusal
+    pending.call_answered(began=START + 1)
+    assert pending.refusal is None
+
+
+@pytest.mark.parametrize("unsaid", [None, 0.0, -3.0])
+def test_a_refusal_that_names_no_time_does_not_shorten_one_that_does(
+    unsaid: float | None,
+) -> None:
+    pending = PendingFaults(Settings())
+    pending.add(fault(kind=Cause.RATE_LIMIT, retry_after=600.0), START, answering=True)
+    pending.add(fault(kind=Cause.RATE_LIMIT, retry_after=unsaid), START + 1, answering=True)
+    assert pending.refusal
+    assert pending.refusal.retry_after == 600.0
+
+
 def test_a_quota_is_the_gravest_refusal() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(fault(kind=Cause.CONNECTION_LIMIT), START, answering=True)
     pending.add(fault(kind=Cause.QUOTA, detail="spent"), START, answering=True)
     pending.add(fault(kind=Cause.RATE_LIMIT), START, answering=True)
@@ -116,18 +141,18 @@ def test_a_quota_is_the_gravest_refusal() -> None:
 
 
 def test_a_refusal_lasts_as_long_as_its_cool_down_would() -> None:
-    for retry_after, lasts in ((None, 30.0), (5.0, 5.0)):
-        pending = PendingFaults()
+    for retry_after, lasts in ((None, 30.0), (0.0, 30.0), (5.0, 5.0), (1e11, 86_400.0)):
+        pending = PendingFaults(Settings())
         pending.add(fault(kind=Cause.RATE_LIMIT, retry_after=retry_after), START, answering=True)
-        pending.forget(START + lasts - 0.1, Settings())
+        pending.forget(START + lasts - 0.1)
         assert pending.refusal is not None
-        pending.forget(START + lasts, Settings())
+        pending.forget(START + lasts)
         assert pending.refusal is None
 
 
 def test_joins_whose_token_a_server_refuses_do_not_add_up() -> None:
     """A server of an old version refuses one caller's token for a claim that it does not know."""
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     for _ in range(5):
         pending.add(fault(kind=Cause.CREDENTIALS), START, answering=True)
     pending.forgive(began=START + 1)
@@ -135,7 +160,7 @@ def test_joins_whose_token_a_server_refuses_do_not_add_up() -> None:
 
 
 def test_a_verified_fault_counts_for_good_once_a_later_probe_has_passed() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(verified(reports=40), START, answering=True)
     assert (pending.verified, pending.reports) == (False, 40)
     assert pending.forgive(began=START + 1)
@@ -148,7 +173,7 @@ def test_a_verified_fault_counts_for_good_once_a_later_probe_has_passed() -> Non
 
 def test_a_verified_fault_is_none_where_probes_are_missed_too() -> None:
     for missed in (True, False):
-        pending = PendingFaults()
+        pending = PendingFaults(Settings())
         pending.add(verified(), START, answering=missed)
         if missed:
             pending.missed()
@@ -156,15 +181,24 @@ def test_a_verified_fault_is_none_where_probes_are_missed_too() -> None:
         assert (pending.verified, pending.reports) == (False, 0)
 
 
-def test_a_key_that_is_refused_is_not_verified_by_a_probe_without_it() -> None:
-    pending = PendingFaults()
+def test_a_key_that_joins_of_our_own_are_refused_is_verified() -> None:
+    """As in a region that is not allowed: every call passes, and every join is refused."""
+    pending = PendingFaults(Settings())
     pending.add(verified(kind=Cause.CREDENTIALS), START, answering=True)
     pending.forgive(began=START + 1)
-    assert not pending.verified
+    assert pending.verified
+    assert pending.kind is Cause.CREDENTIALS
+
+
+def test_one_callers_refused_token_gives_no_name_to_what_counts() -> None:
+    pending = PendingFaults(Settings())
+    pending.add(fault(detail="down"), START, answering=True)
+    pending.add(fault(kind=Cause.CREDENTIALS, detail="a token"), START, answering=True)
+    assert (pending.kind, pending.detail) == (Cause.DOWN, "down")
 
 
 def test_the_reports_of_a_refusal_are_counted() -> None:
-    pending = PendingFaults()
+    pending = PendingFaults(Settings())
     pending.add(verified(kind=Cause.QUOTA, reports=7), START, answering=True)
     assert pending.reports == 7
 

@@ -267,10 +267,10 @@ class Injector:
                 writer.close()
                 await writer.wait_closed()
         finally:
+            on.transport.abort()
             for copy in copies:
                 copy.cancel()
             await asyncio.gather(*copies, return_exceptions=True)
-            on.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

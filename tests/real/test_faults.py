@@ -17,12 +17,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from livekit import api, rtc
 from livekit.api.twirp_client import TwirpError
+from livekit.protocol import rtc as rtc_messages
 
 from livekit_pool.local import LocalServer
 from tests.real.browser.tab import Browser
@@ -38,6 +40,7 @@ from tests.real.injector import (
 from tests.real.pool_process import PoolProcess
 from tests.real.proxy import Proxy
 from tests.real.roster import only_on
+from tests.real.signal_client import SignalClients, server_of
 from tests.real.until import until
 
 ROOM = "standup"
@@ -579,3 +582,119 @@ async def test_a_server_that_fails_everybodys_joins_is_left_after_a_look(
         cause=cause, reason=f"a join was refused with HTTP 500: {row}", cool=COOL_DOWN
     )
     await alice.leave()
+
+
+# ---- several at once, and again -----------------------------------------------------------------
+
+
+async def test_a_hundred_refused_at_once_are_one_rotation(pool_of_three: Setting) -> None:
+    pool, servers = pool_of_three.pool, pool_of_three.servers
+    pool_of_three.red.answers(signalling, 429, "connection limit")
+    async with SignalClients() as make:
+        crowd = [
+            make(pool.url, pool.token(f"room-{number % 10}", f"who-{number}"))
+            for number in range(100)
+        ]
+        began = time.monotonic()
+
+        joined = await asyncio.gather(*(who.join() for who in crowd))
+
+        print(f"a hundred connected after {time.monotonic() - began:.2f} s")
+        assert {server_of(each, servers) for each in joined} == {"green"}
+    await pool_of_three.left(
+        cause="connection_limit",
+        reason="a join was refused with HTTP 429: connection limit",
+        cool=COOL_LIMIT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "cause", "least"),
+    [("quota exceeded", "quota", 0.0), ("slow down", "rate_limit", 1.0)],
+    ids=["quota", "rate limit"],
+)
+async def test_the_next_server_refuses_as_well(
+    tmp_path: Path, livekit_servers: list[LocalServer], body: str, cause: str, least: float
+) -> None:
+    """A spent quota is left at once; a limit not sooner than the interval after a rotation."""
+    async with AsyncExitStack() as stack:
+        green = await stack.enter_async_context(Injector(livekit_servers[1].port))
+        made = await stack.enter_async_context(
+            setting(
+                tmp_path,
+                livekit_servers,
+                LIVEKIT_SERVERS_1_URL=green.url,
+                LIVEKIT_POOL_ROTATION_INTERVAL="2",
+            )
+        )
+        for injector in (made.red, green):
+            injector.answers(signalling, 429, body)
+        began = time.monotonic()
+
+        alice = await made.joins()
+
+        took = time.monotonic() - began
+        print(f"{body!r} twice: connected after {took:.2f} s")
+        await only_on(livekit_servers, "blue", {ROOM: {"alice"}})
+        assert len(made.tap.conversations) == 1
+        assert least <= took < 4.5
+        rotations = await made.pool.rotations()
+        assert [(each["to"], each["cause"]) for each in rotations] == [
+            ("blue", cause),
+            ("green", cause),
+        ]
+        await alice.leave()
+
+
+async def test_a_date_to_retry_after_is_obeyed(pool_of_three: Setting) -> None:
+    until_then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    date = format_datetime(until_then, usegmt=True)
+    pool_of_three.red.answers(signalling, 429, headers={"Retry-After": date})
+
+    alice = await pool_of_three.joins()
+
+    await pool_of_three.left(
+        cause="rate_limit", reason="a join was refused with HTTP 429: rate limit", cool=(90, 90)
+    )
+    await alice.leave()
+
+
+async def test_the_only_server_is_never_cooled_out_of_use(
+    tmp_path: Path, livekit_servers: list[LocalServer]
+) -> None:
+    async with setting(tmp_path, livekit_servers[:1]) as made:
+        made.red.answers(signalling, 429, "quota exceeded")
+        began = time.monotonic()
+
+        with pytest.raises(rtc.ConnectError) as refused:
+            await made.joins()
+
+        took = time.monotonic() - began
+        print(f"a pool of one: refused after {took:.2f} s")
+        assert "503" in str(refused.value)
+        assert took < 3  # there is nothing to be held for, in any of the SDK's four tries
+        assert await made.pool.rotations() == []
+        made.red.passes()
+        alice = await made.joins()
+        red = await made.server("red")
+        assert (red["role"], red["cool_down_until"]) == ("active", None)
+        await alice.leave()
+
+
+async def test_who_resumes_and_is_refused_comes_back_on_the_next_server(
+    pool_of_three: Setting,
+) -> None:
+    pool, servers = pool_of_three.pool, pool_of_three.servers
+    async with SignalClients() as make:
+        alice = make(pool.url, pool.token(ROOM, "alice"))
+        await alice.join()
+        await alice.gets("refresh_token")
+        alice.cut()
+        pool_of_three.red.answers(signalling, 503, "node has exceeded its configured limit")
+
+        told = await alice.resume()
+
+        assert told.kind == "leave"
+        assert told.message.leave.action == rtc_messages.LeaveRequest.RECONNECT
+        assert server_of(await alice.join(), servers) == "green"
+    assert [each["cause"] for each in await pool.rotations()] == ["connection_limit"]

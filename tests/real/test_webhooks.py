@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,9 +19,11 @@ import pytest
 from livekit.api import TokenVerifier, WebhookReceiver
 
 from livekit_pool.local import LocalServer
+from tests.real.call import Participant, make_token
 from tests.real.meeting import meeting
 from tests.real.node.webhooks import verified
 from tests.real.pool_process import PoolProcess
+from tests.real.test_minutes import LATE, ledger_of
 from tests.real.until import until
 from tests.web.webhooks.livekits import body_of, event, signature
 from tests.web.webhooks.receiver import Receiver, receiving
@@ -43,6 +48,14 @@ class Setting:
         """The events of that kind with those fields."""
         named = [e for e in self.events if room in ("", e["room"]["name"])]
         return [e for e in named if e["event"] == kind and fields.items() <= e.items()]
+
+    async def post(self, data: dict[str, Any]) -> None:
+        """Post an event as the first server would, over a new connection: workers take turns."""
+        body = body_of(data)
+        sent = {"Authorization": signature(body, self.pool.servers[0].server)}
+        url = f"{self.pool.http_url}/pool/webhook"
+        async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=sent) as got:
+            assert got.status == 200
 
     async def tells(
         self, kind: str, number: int = 1, *, seconds: float = 15, **fields: Any
@@ -184,23 +197,54 @@ async def test_a_receiver_that_was_away_gets_all_in_the_same_order(
         check_with_python(setting)
 
 
+async def test_the_ledger_hears_of_who_passes_the_pool_by(
+    tmp_path: Path, livekit_program: Path
+) -> None:
+    async with passing(tmp_path, livekit_program) as setting:
+        green = setting.pool.servers[1]
+        token = make_token(green.key, green.secret, room="direct", identity="carol")
+        async with Participant("carol") as carol:
+            await carol.join(green.url, token, audio=True)
+            begun = time.time()
+            await setting.tells("participant_joined", server="green")
+            sid = carol.room.local_participant.sid
+            await asyncio.sleep(3)  # seconds that are to be counted
+        ended = time.time()
+        await setting.tells("participant_left", server="green")
+        # The pool asks the servers themselves each 30 s only: nobody else has told of her.
+        await setting.pool.stop()
+        stay = (await ledger_of(tmp_path))["green"][sid]
+        assert stay.start / 1000 == pytest.approx(begun, abs=LATE)
+        assert stay.end / 1000 == pytest.approx(ended, abs=LATE)
+
+
+async def test_a_stop_passes_on_what_it_can_and_says_what_it_could_not(
+    tmp_path: Path, livekit_program: Path
+) -> None:
+    async with passing(tmp_path, livekit_program) as setting:
+        await setting.other.stop()
+        setting.receiver.gate = asyncio.Event()
+        ids = [f"EV_{number}" for number in range(50)]
+        for each in ids:
+            await setting.post(event(id=each))
+        await until(lambda: setting.receiver.together, seconds=5, what="the first is on its way")
+        asyncio.get_running_loop().call_later(0.5, setting.receiver.gate.set)
+        assert await setting.pool.stop() == 0
+        assert setting.receiver.ids == ids
+        lines = re.findall(
+            r"Webhook not passed on.*:(\d+) why=stopped count=(\d+)", setting.pool.log_text()
+        )
+        assert {int(port) for port, _ in lines} == {setting.other.port}
+        assert sum(int(count) for _, count in lines) == 50
+
+
 async def test_whichever_worker_takes_it_in(tmp_path: Path, livekit_program: Path) -> None:
     async with passing(tmp_path, livekit_program) as setting:
-        red = setting.pool.servers[0]
         await setting.receiver.stop()
         ids = [f"EV_{number}" for number in range(100)]
         for each in ids:
-            body = body_of(event(id=each))
-            sent = {"Authorization": signature(body, red.server)}
             for _ in range(2):
-                # A new connection each time: the workers take turns at these.
-                async with (
-                    aiohttp.ClientSession() as http,
-                    http.post(
-                        f"{setting.pool.http_url}/pool/webhook", data=body, headers=sent
-                    ) as a,
-                ):
-                    assert a.status == 200
+                await setting.post(event(id=each))
         await setting.receiver.start()
         await until(lambda: len(setting.receiver.ids) >= 100, seconds=30, what="all have come")
         assert setting.receiver.ids == ids

@@ -8,7 +8,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from livekit_pool.core import minutes
+from livekit_pool.metering import Metering
 from livekit_pool.stores import firestore, firestore_watch
+from livekit_pool.upstream.probe import Prober
 from tests.real.until import until
 
 from .metering import Meter
@@ -114,3 +117,32 @@ async def test_a_server_that_dies_is_a_heartbeat_more_of_each(site: Site, meter:
         # The rotation, and what each process has seen, written and read once or twice.
         assert 4 <= meter.counted["writes"] <= 6
         assert meter.counted["reads"] <= 12
+
+
+async def test_minutes_are_a_write_and_a_read_for_each_server_and_one_read_to_know_them(
+    site: Site, meter: Meter
+) -> None:
+    async with site.pool() as driver, Prober() as prober:
+        metering = Metering(driver, prober, lambda _: {})
+        await quiet(meter)
+        meter.reset()
+
+        await metering.flush()
+        assert meter.counted == {}, "nobody was there"
+
+        for number in range(600):
+            metering.entered("red")
+            metering.began("red", f"PA_{number}")
+        await metering.flush()
+        assert meter.counted == {"writes": 1, "reads": 1}
+
+        meter.reset()
+        await metering.read()
+        assert meter.counted == {"reads": 1}
+
+        old = driver.now() - 3 * minutes.GRACE
+        metering.witness("red", sid="PA_old", joined=old, at=old + 60)
+        await metering.flush()
+        meter.reset()
+        await metering.read()
+        assert meter.counted == {"reads": 2, "writes": 1}, "what was long ago is folded"

@@ -93,4 +93,6 @@ def process_row(process: str) -> ProcessRow:
         sessions={"red": 3},
         probing=True,
         revision=3,
+        direct={"red": 2},
+        ahead={"red": 90.5},
     )

@@ -67,7 +67,6 @@ class FakePool:
         past: the history, newest first.
         placed: where rooms are, by name.
         reported: what `report` answers, or raises.
-        refused: the codes of reports that it was not asked about.
     """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -83,7 +82,6 @@ class FakePool:
         self.reported: Reported | Exception = Reported(
             status=Standing.VERIFYING, revision=7, active="green"
         )
-        self.refused: list[str] = []
         self._document: Document | None = document(7, "green")
         self._queues: list[asyncio.Queue[Announce | None]] = []
 
@@ -159,9 +157,6 @@ class FakePool:
         if isinstance(self.reported, Exception):
             raise self.reported
         return self.reported
-
-    def report_refused(self, code: str) -> None:
-        self.refused.append(code)
 
     async def drain(self, server: str, reason: str, **asked: object) -> Marked:
         return self._mark("drain", server=server, reason=reason, **asked)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
+from livekit_pool import observe
 from livekit_pool.driver.reports import Reported, Standing
 from livekit_pool.exceptions import (
     NoAnswer,
@@ -24,11 +27,26 @@ from tests.web.asking import client_of, error
 from tests.web.fake_pool import ADMIN, MAKER, PARTICIPANT, VIEWER, FakePool
 from tests.web.served import serving
 
+Refused = Callable[[], list[tuple[str, int]]]
+
 TOLD: dict[str, Any] = {"server": "green", "revision": 7, "error": "websocket error"}
 PATH = "/pool/report"
 
 
-async def test_a_report_is_passed_on_and_verified() -> None:
+@pytest.fixture
+def refused(caplog: pytest.LogCaptureFixture) -> Refused:
+    """What the log was told of refused reports: why, and how many."""
+    caplog.set_level(logging.INFO, logger="livekit_pool")
+
+    def told() -> list[tuple[str, int]]:
+        lines = [record for record in caplog.records if record.msg == observe.REPORT_REFUSED]
+        fields = [dict(vars(line)["fields"]) for line in lines]
+        return [(each.pop("why"), each.pop("count")) for each in fields if len(each) == 2]
+
+    return told
+
+
+async def test_a_report_is_passed_on_and_verified(refused: Refused) -> None:
     pool = FakePool()
     async with client_of(pool) as client:
         answer = await client.post(PATH, json={**TOLD, "code": "unavailable"}, headers=PARTICIPANT)
@@ -46,7 +64,7 @@ async def test_a_report_is_passed_on_and_verified() -> None:
             },
         )
     ]
-    assert not pool.refused
+    assert not refused()
 
 
 @pytest.mark.parametrize(
@@ -91,13 +109,15 @@ STRANGER = participant_token(
         ({"Authorization": f"Bearer {STRANGER}"}, "token_wrong_key"),
     ],
 )
-async def test_who_has_no_token_may_not(headers: dict[str, str], code: str) -> None:
+async def test_who_has_no_token_may_not(
+    headers: dict[str, str], code: str, refused: Refused
+) -> None:
     pool = FakePool()
     async with client_of(pool) as client:
         answer = await client.post(PATH, json=TOLD, headers=headers)
 
     assert error(answer) == (401, code)
-    assert (pool.calls, pool.refused) == ([], [code])
+    assert (pool.calls, refused()) == ([], [(code, 1)])
 
 
 async def test_a_token_in_the_query_opens_nothing() -> None:
@@ -129,7 +149,9 @@ async def test_a_token_in_the_query_opens_nothing() -> None:
         ({"reason": "because"}, "reason is wrong"),
     ],
 )
-async def test_wrong_fields_are_refused_and_named(change: dict[str, Any], says: str) -> None:
+async def test_wrong_fields_are_refused_and_named(
+    change: dict[str, Any], says: str, refused: Refused
+) -> None:
     told = {key: value for key, value in {**TOLD, **change}.items() if value is not ...}
     pool = FakePool()
     async with client_of(pool) as client:
@@ -137,23 +159,25 @@ async def test_wrong_fields_are_refused_and_named(change: dict[str, Any], says: 
 
     assert error(answer) == (400, "bad_request")
     assert answer.json()["error"]["message"].startswith(says)
-    assert (pool.calls, pool.refused) == ([], ["bad_request"])
+    assert (pool.calls, refused()) == ([], [("bad_request", 1)])
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 10_000, b'{"server": NaN}', b"null"]
 )
-async def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+async def test_what_is_no_json_object_is_refused(body: bytes, refused: Refused) -> None:
     pool = FakePool()
     headers = {**PARTICIPANT, "Content-Type": "application/json"}
     async with client_of(pool) as client:
         answer = await client.post(PATH, content=body, headers=headers)
     assert error(answer) == (400, "bad_request")
-    assert pool.refused == ["bad_request"]
+    assert refused() == [("bad_request", 1)]
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_megabytes_are_refused_before_they_are_read(announced: bool) -> None:
+async def test_megabytes_are_refused_before_they_are_read(
+    announced: bool, refused: Refused
+) -> None:
     """By a real server, over a real connection, also where nobody says how many there are."""
     pool = FakePool()
     body = json.dumps({**TOLD, "error": "x" * 10 * 2**20}).encode()
@@ -170,7 +194,7 @@ async def test_megabytes_are_refused_before_they_are_read(announced: bool) -> No
             )
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"code":"too_large","message":"The body is larger than 64 KiB."' in answer
-    assert (pool.calls, pool.refused) == ([], ["too_large"])
+    assert (pool.calls, refused()) == ([], [("too_large", 1)])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +207,7 @@ async def test_megabytes_are_refused_before_they_are_read(announced: bool) -> No
         (TooManyReports("These are too many.", retry_after=3.2), 429),
     ],
 )
-async def test_refusals_have_their_status(raised: PoolError, status: int) -> None:
+async def test_refusals_have_their_status(raised: PoolError, status: int, refused: Refused) -> None:
     pool = FakePool()
     pool.reported = raised
     async with client_of(pool) as client:
@@ -193,7 +217,18 @@ async def test_refusals_have_their_status(raised: PoolError, status: int) -> Non
     wait = {429: "4", 503: "2"}.get(status)
     assert answer.headers.get("Retry-After") == wait
     assert answer.json()["error"].get("revision") == (7 if status == 409 else None)
-    assert not pool.refused  # the pool has counted it itself
+    assert refused() == [(raised.code, 1)]
+
+
+async def test_a_flood_of_refusals_is_one_line_and_counted(refused: Refused) -> None:
+    pool = FakePool()
+    pool.reported = UnknownServer("No server has that name.")
+    async with serving(create_app(pool.pool)) as served:
+        async with httpx.AsyncClient(base_url=served.url) as client:
+            for _ in range(50):
+                await client.post(PATH, json=TOLD, headers=PARTICIPANT)
+        assert refused() == [("unknown_server", 1)]
+    assert refused() == [("unknown_server", 1), ("unknown_server", 49)]  # told at the stop
 
 
 async def test_only_post_reports() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..core.document import LONGEST_COOL_DOWN
 from ..exceptions import ConfigurationError
 from ..servers import Origin, Server
 from .settings import PREFIX, SETTINGS, Settings, is_loopback
@@ -173,9 +174,10 @@ def _consistent(settings: Settings, given: Mapping[str, Given]) -> Settings:
         raise ConfigurationError(
             f"{label('route')} cannot be 'direct': that route is not there yet; use 'gateway'."
         )
-    if settings.cool_down_max < settings.cool_down_first:
+    if not settings.cool_down_first <= settings.cool_down_max <= LONGEST_COOL_DOWN:
         raise ConfigurationError(
-            f"{label('cool_down_max')} must not be less than {label('cool_down_first')}."
+            f"{label('cool_down_max')} must not be less than {label('cool_down_first')}, "
+            f"nor more than {LONGEST_COOL_DOWN:.0f} seconds."
         )
     if any(_is_own_webhook(settings, url) for url in settings.webhook_urls):
         raise ConfigurationError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
@@ -183,7 +184,7 @@ def reset(value: object) -> Reset:
     if isinstance(value, bool | date) or not isinstance(value, str | int):
         raise ValueError(_RESET)
     day, _, zone = str(value).strip().partition(" ")
-    if day.isascii() and day.isdecimal() and 1 <= int(day[:3]) <= 31:
+    if re.fullmatch("[0-9]{1,2}", day) and 1 <= int(day) <= 31:
         return Reset(day=int(day), zone=_zone(zone.strip()))
     try:
         moment = datetime.fromisoformat(str(value).strip())

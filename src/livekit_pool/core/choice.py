@@ -50,6 +50,8 @@ class Candidate:
         limited: it refuses calls of our own for a limit.
         over: by the pool's own count its minutes are used up, or it is full.
         returning: its cool-down for a refusal is over, and no signed probe has passed since.
+        asked: one that began since then has ended, without saying that it refuses.
+        strained: the cool-down is for a limit that may be over before its time.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Candidate:
     limited: bool = False
     over: bool = False
     returning: bool = False
+    asked: bool = False
+    strained: bool = False
 
     @property
     def available(self) -> bool:
@@ -75,6 +79,12 @@ class Candidate:
     def worth_a_signed_probe(self) -> bool:
         """A signed probe that passes is all that may be missing for it to be available."""
         return self.health is Health.UP and self.cooling_until is None and self._fit
+
+    @property
+    def lacks_a_signed_probe(self) -> bool:
+        """It would be choosable, had it been asked with our key since its cool-down ended."""
+        asked = self.asked or not self.passed
+        return self.worth_a_signed_probe and self.returning and not asked and self.shared
 
     @property
     def choosable(self) -> bool:
@@ -89,14 +99,14 @@ class Candidate:
     @property
     def resting(self) -> bool:
         """It would be choosable, were it not in a cool-down that its recovery ends."""
-        return (
-            self.cooling_until is not None
-            and self.forgivable
-            and self.health is Health.UP
-            and self.passed
-            and self._fit
-            and self.shared
-        )
+        return self.cooling_until is not None and self.forgivable and self._answers
+
+    @property
+    def last_of_all(self) -> bool:
+        """It answers, and nobody knows whether it would still refuse for a limit."""
+        limited = self.cooling_until is not None and self.strained
+        unproven = self.cooling_until is None and self.returning and self.asked
+        return self._answers and (limited or unproven)
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -108,6 +118,16 @@ class Candidate:
         if self.misconfigured:
             return Obstacle.MISCONFIGURED
         return None if self.shared else Obstacle.NOT_SHARED
+
+    @property
+    def worth_another_call(self) -> bool:
+        """It refused a call for a limit, and nobody knows whether it still would."""
+        sound = not (self.drained or self.misconfigured or self.over)
+        return self.limited and self.health is Health.UP and sound and self.shared
+
+    @property
+    def _answers(self) -> bool:
+        return self.health is Health.UP and self.passed and self._fit and self.shared
 
     @property
     def _fit(self) -> bool:
@@ -155,7 +175,7 @@ def next_available(candidates: Iterable[Candidate]) -> Choice:
             break
         if candidate.worth_a_probe:
             unknown.append(candidate.name)
-        elif candidate.worth_a_signed_probe and candidate.passed and candidate.shared:
+        elif candidate.lacks_a_signed_probe:
             returning.append(candidate.name)
     return Choice(probe=tuple(unknown), signed=tuple(returning))
 
@@ -171,19 +191,23 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
     """
     As `first_available`; but when nothing at all is available, the resting one that is next.
 
-    For leaving a server that is confirmed down: one that answers again, though its cool-down
-    has not ended, is better than none. The one whose cool-down ends first is chosen. What was
-    seen of it before it was left does not count: those are probed first.
+    For leaving a server that serves nobody: one that answers again, though its cool-down has not
+    ended, is better than none, and when there is not even that, one that may still refuse for a
+    limit. The one whose cool-down ends first is chosen. What was seen of it before it was left
+    does not count: those are probed first.
     """
     candidates = list(candidates)
     choice = first_available(candidates)
     found = choice.server is not None or choice.waits
     if found or any(c.available and c.shared for c in candidates):
         return choice
-    resting = [c for c in candidates if c.resting]
-    if not resting:
-        return choice
-    if not any(c.proven for c in resting):
-        return Choice(probe=tuple(c.name for c in resting))
-    resting = [c for c in resting if c.proven]
-    return Choice(server=min(resting, key=lambda c: c.cooling_until or 0.0).name)
+    for resting in (
+        [c for c in candidates if c.resting],
+        [c for c in candidates if c.last_of_all],
+    ):
+        if resting and not any(c.proven for c in resting):
+            return Choice(probe=tuple(c.name for c in resting))
+        if resting:
+            proven = [c for c in resting if c.proven]
+            return Choice(server=min(proven, key=lambda c: c.cooling_until or 0.0).name)
+    return Choice(signed=tuple(c.name for c in candidates if c.worth_another_call))

@@ -4,7 +4,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     a foreign client wrote another index   -> foreign, or the active one is written back
     the active server is confirmed down    -> down or timeout, at once
     the active server is not in the list   -> removed
-    it refuses our key                     -> credentials, at once
+    it refuses our key, and no other does  -> credentials, at once
     it is drained                          -> manual, as soon as another one is available
     it refuses for a limit                 -> the refusal's kind: a quota at once, other limits not
                                               sooner than the interval
@@ -25,7 +25,7 @@ from typing import Final
 
 from . import budget
 from .actions import Note, NoteEvent
-from .choice import Candidate, Choice, first_available, last_resort, next_available
+from .choice import Candidate, Choice, last_resort, next_available
 from .document import (
     Cause,
     Document,
@@ -42,6 +42,9 @@ from .situation import FRESH, Situation
 __all__ = ["Decision", "confirm_step", "decide"]
 
 _LONGEST_REASON: Final = 200
+
+LATE_RESET: Final = 3600.0
+"""Seconds that a server may be late with the reset of its quota, or its clock or zone differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +116,9 @@ def _answer_foreign(situation: Situation) -> Decision:
     if target == situation.active:
         return Decision(document=listed(document, names))
     if target is not None and document.paused is None:
-        candidate = situation.candidate(target)
-        if candidate.choosable:
-            reason = document.last_error or "rotated by a foreign client"
-            return _rotation(situation, target, Cause.FOREIGN, reason, actor="foreign")
-        waited = situation.now - (situation.foreign_from or situation.now)
-        if candidate.worth_a_probe and waited < situation.settings.patience:
-            return Decision(probe=(target,))
+        followed = _follow_foreign(situation, target)
+        if followed is not None:
+            return followed
     kept, entry = written_back(
         document,
         names=names,
@@ -129,6 +128,20 @@ def _answer_foreign(situation: Situation) -> Decision:
     )
     note = _note(NoteEvent.FOREIGN_WRITTEN_BACK, server=target, position=index)
     return Decision(document=kept, rotation=entry, notes=(note,))
+
+
+def _follow_foreign(situation: Situation, target: str) -> Decision | None:
+    """Follow to ``target``, or look whether that may be; None if it is not to be followed."""
+    candidate = situation.candidate(target)
+    if candidate.choosable:
+        reason = situation.document.last_error or "rotated by a foreign client"
+        return _rotation(situation, target, Cause.FOREIGN, reason, actor="foreign")
+    waited = situation.now - (situation.foreign_from or situation.now)
+    if waited >= situation.settings.patience:
+        return None
+    if candidate.worth_a_probe:
+        return Decision(probe=(target,))
+    return Decision(signed=(target,)) if candidate.lacks_a_signed_probe else None
 
 
 def _leave_down(situation: Situation) -> Decision:
@@ -193,7 +206,28 @@ def _leave_misconfigured(situation: Situation) -> Decision:
         return _NOTHING
     if situation.document.paused is not None:
         return _held_by_pause(situation)
-    return _leave(situation, first_available, Cause.CREDENTIALS, evidence.detail)
+    wanted = _witness_of_key(situation, evidence.began)
+    if wanted:
+        return Decision(signed=wanted)
+    return _leave(situation, last_resort, Cause.CREDENTIALS, evidence.detail)
+
+
+def _witness_of_key(situation: Situation, refused: float) -> tuple[str, ...]:
+    """
+    Whom to ask with our key before the active server, which ``refused`` it last, is blamed.
+
+    Where nobody takes our tokens any more, it is our clock that is wrong. So another server must
+    take one first, and this one refuse one after that: when the clock is set right, the others'
+    answers must not condemn the one that is asked last.
+    """
+    health, since = situation.health, situation.health.refusing_since(situation.active)
+    others = [each.name for each in situation.candidates if each.available]
+    passes = [health.signed_pass(name) for name in others]
+    if any(since <= passed <= refused for passed in passes):
+        return ()
+    if any(since <= passed for passed in passes):
+        return (situation.active,)
+    return tuple(name for name in others if health.signed_answer(name) < since)
 
 
 def _leave_limited(situation: Situation) -> Decision:
@@ -205,7 +239,9 @@ def _leave_limited(situation: Situation) -> Decision:
     if FOLLOWS[refusal.kind].confirmed is Confirmed.INTERVAL and _too_soon(situation):
         return _NOTHING
     reason = refusal.detail or f"it refuses for a limit: {refusal.kind.value}"
-    return _leave(situation, next_available, refusal.kind, reason, retry_after=refusal.retry_after)
+    # Who is out of minutes lets nobody in; one that is full may let in the next.
+    policy = last_resort if refusal.kind is Cause.QUOTA else next_available
+    return _leave(situation, policy, refusal.kind, reason, retry_after=refusal.retry_after)
 
 
 def _leave_refusing(situation: Situation) -> Decision:
@@ -337,7 +373,7 @@ def _rotation(
             situation.now,
             situation.settings,
             retry_after=retry_after,
-            reset=situation.limits_of(situation.active).reset.end(situation.now),
+            reset=_reset(situation),
         )
         reports = max(1, situation.faults.reports)
     document, rotation = rotated(
@@ -353,6 +389,20 @@ def _rotation(
         left=left,
     )
     return Decision(document=document, rotation=rotation)
+
+
+def _reset(situation: Situation) -> float | None:
+    """
+    When the active server's quota is reset next, as far as that is to be believed.
+
+    One that refuses just after its reset has not reset it yet: that is no reason to leave it out
+    for the whole of the next period.
+    """
+    reset = situation.limits_of(situation.active).reset
+    begun = reset.begin(situation.now)
+    if situation.now < begun + LATE_RESET and not situation.is_spent(situation.active):
+        return None
+    return reset.end(situation.now)
 
 
 def _held_by_pause(situation: Situation) -> Decision:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 __all__ = [
+    "LONGEST_COOL_DOWN",
     "SCHEMA",
     "Cause",
     "Document",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 SCHEMA = 1
+
+LONGEST_COOL_DOWN = 86_400.0
+"""Seconds of the longest cool-down, but for a quota's, which ends with its reset."""
 
 
 class Cause(StrEnum):
@@ -82,8 +86,16 @@ class ServerRecord:
     drained: Mark | None = None
 
     def cooling(self, now: float) -> bool:
-        """Whether the server is in cool-down."""
-        return self.cool_down_until is not None and now < self.cool_down_until
+        """
+        Whether the server is in cool-down.
+
+        One that ends long after any that is begun now is not believed: it was written by a clock
+        that has been set back since. The reset of a quota may be any date.
+        """
+        until = self.cool_down_until
+        if until is None or now >= until:
+            return False
+        return self.cool_down_cause is Cause.QUOTA or until - now <= 2 * LONGEST_COOL_DOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,6 @@ class FaultSource(StrEnum):
     SOCKET = "socket"  # a relayed signal connection lost without a goodbye
     SHUTDOWN = "shutdown"  # the server said that it is shutting down
     VERIFIED = "verified"  # a client's report that a probe or a join of our own confirmed
-    LEDGER = "ledger"  # the pool's own count of minutes or participants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,14 +108,25 @@ _CONNECTIONS: Final = (
     "too many connections",
     "insufficient capacity",
 )
-_CONCURRENT: Final = ("concurrent",)
+_CONCURRENT: Final = (*_CONNECTIONS, "concurrent")
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
-_RATE: Final = ("rate limit", "too many requests", "limit exceeded")
+# "Too many requests" is not among the first: it is what HTTP calls every 429.
+_RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
+_RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
     "could not find any available nodes",
     "no available nodes",
+)
+_OTHER_SERVICES: Final = (
+    "worker",
+    "ingress",
+    "egress",
+    "sip",
+    "agent session",
+    "transcod",
+    "recording",
 )
 _MISSING_SERVICE: Final = ("redis required", "no response from servers")
 
@@ -174,32 +185,36 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="grant missing", blame=Blame.CALLER, surfaces=_TWIRP,
         codes=frozenset({"unauthenticated"}), phrases=("permissions denied",),
         source=f"{_SERVER}: the token was accepted, its grants do not allow the call"),
-    Row(name="no worker free", blame=Blame.CALLER, surfaces=_TWIRP,
-        codes=frozenset({"resource_exhausted"}), phrases=("worker", "ingress", "egress"),
-        source=f"{_SERVER}: the limit of another service than that of rooms"),
+    Row(name="another service's limit", blame=Blame.CALLER, surfaces=_TWIRP,
+        statuses=frozenset({429}), phrases=_OTHER_SERVICES,
+        source=f"{_SERVER}: no agent worker is free; {_CLOUD}: egress, ingress, SIP"),
     Row(name="own leaving", blame=Blame.CALLER, surfaces=_LEFT, codes=_OWN_LEAVING,
         source="LiveKit's DisconnectReason: left, kicked, joined twice, room deleted"),
     Row(name="server shuts down", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_LEFT,
         codes=frozenset({"server_shutdown"}),
         source="LiveKit's DisconnectReason: a forced stop, which a probe confirms"),
 
-    # Limits: 429 and resource_exhausted say that there is one, and a text says which.
-    Row(name="quota", blame=Blame.SERVER, cause=Cause.QUOTA, statuses=frozenset({402, 429}),
-        phrases=_QUOTA, source=f"{_ORIGINAL}; {_CLOUD}"),
-    Row(name="quota by code", blame=Blame.SERVER, cause=Cause.QUOTA,
-        codes=frozenset({"resource_exhausted"}), phrases=_QUOTA, source=f"{_ORIGINAL}; {_CLOUD}"),
-    Row(name="connection limit", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({429}), phrases=(*_CONNECTIONS, *_CONCURRENT),
-        source=f"{_ORIGINAL}; {_CLOUD}"),
+    # A limit: the narrower words first, so that "rate limit reached" is no spent quota.
     Row(name="participant limit", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         statuses=frozenset({429}), phrases=_PARTICIPANTS, source=_ORIGINAL),
+    Row(name="connection limit", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        statuses=frozenset({429}), phrases=_CONCURRENT, source=f"{_ORIGINAL}; {_CLOUD}"),
+    Row(name="rate limit by its name", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        statuses=frozenset({429}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="quota", blame=Blame.SERVER, cause=Cause.QUOTA, statuses=frozenset({429}),
+        phrases=_QUOTA, source=f"{_ORIGINAL}; {_CLOUD}"),
     Row(name="rate limit", blame=Blame.SERVER, cause=Cause.RATE_LIMIT, statuses=frozenset({429}),
-        source=f"{_CLOUD}; psrpc's ResourceExhausted"),
-    Row(name="rate limit by code", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
-        codes=frozenset({"resource_exhausted"}),
-        source="Twirp's resource_exhausted; SDKs make it of a bare 429"),
+        source=f"{_CLOUD}; psrpc's and Twirp's resource_exhausted"),
+    Row(name="payment required", blame=Blame.SERVER, cause=Cause.QUOTA, statuses=frozenset({402}),
+        source="HTTP"),
 
     # Our token was refused. A text may tell that it was for a limit.
+    Row(name="participant limit, forbidden", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
+        statuses=frozenset({401, 403}), phrases=_PARTICIPANTS, source=_ORIGINAL),
+    Row(name="connection limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        statuses=frozenset({401, 403}), phrases=_CONNECTIONS, source=_ORIGINAL),
+    Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
@@ -225,12 +240,14 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="object not found", blame=Blame.CALLER, surfaces=_JOIN, statuses=frozenset({500}),
         phrases=("could not find object",), source=_SERVER),
     # On a call such words may be the caller's, in a name that an error repeats.
-    Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA, source=_ORIGINAL),
-    Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="participant limit in words", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         surfaces=_TO_JOIN, phrases=_PARTICIPANTS, source=_ORIGINAL),
+    Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
+    Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=_QUOTA, source=_ORIGINAL),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
 
@@ -243,9 +260,10 @@ TABLE: Final[tuple[Row, ...]] = (
         phrases=("timed out while waiting for signal response",), source=_SERVER),
     Row(name="gateway timeout", blame=Blame.SERVER, cause=Cause.TIMEOUT,
         statuses=frozenset({408, 504}),
-        source="a balancer before the server; psrpc's DeadlineExceeded"),
+        source="a balancer before the server; Twirp's deadline_exceeded"),
     Row(name="unavailable", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TO_JOIN,
-        statuses=frozenset({502, 503}), source="a balancer before the server; psrpc's Unavailable"),
+        statuses=frozenset({502, 503}),
+        source="a balancer before the server; psrpc's Unavailable, DeadlineExceeded and Canceled"),
     Row(name="nobody behind", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TWIRP,
         statuses=frozenset({502, 503}), source="a balancer before the server: no Twirp error"),
     Row(name="server error", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TO_JOIN,
@@ -253,7 +271,16 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="one call failed", blame=Blame.NOBODY, surfaces=_TWIRP,
         statuses=frozenset(range(500, 600)), source=_SERVER),
 
-    # No answer at all: the words of SDKs and of the original's code.
+    # No answer at all: the words of SDKs and of the original's code. Their first words are the
+    # same whatever went wrong, so that what is the caller's comes before.
+    Row(name="caller's own, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("invalid characters", "parse the url", "reason=clientinitiated",
+            "reason=duplicateidentity", "reason=participantremoved", "reason=roomdeleted",
+            "reason=roomclosed"),
+        source=f"{_SDK}: Rust's, and so Python's and Node's"),
+    Row(name="no media", blame=Blame.NOBODY, surfaces=_CLIENT,
+        phrases=("pc connection", "pc_connection", "peer connection", "peerconnection"),
+        source=f"{_SDK}: WebRTC finds no way, most often for the user's own network"),
     Row(name="lost, by code", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT, codes=_LOST,
         source="LiveKit's DisconnectReason; livekit-client's ConnectionError"),
     Row(name="timeout, by code", blame=Blame.SERVER, cause=Cause.TIMEOUT, surfaces=_CLIENT,
@@ -264,7 +291,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="lost, in words", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT,
         phrases=("could not connect", "cannot connect", "network error", "websocket", "io error",
             "connection refused", "connection reset", "connect failed", "fetch failed",
-            "signal connection", "signal failure", "server_shutdown", "server shutdown",
+            "signal connection", "server_shutdown", "server shutdown",
             "server unreachable", "could not establish", "no response from servers"),
         source=f"{_ORIGINAL}; {_SDK}"),
 )
@@ -300,6 +327,8 @@ def classify(
             is None. Only its first 2,000 characters count.
     """
     text, code = text[:2000].lower(), code.strip().lower()
+    if status is None and code == "resource_exhausted":
+        status = 429  # Twirp's name for it, where an SDK tells no status
     if status is None and surface is Surface.CLIENT and (found := _STATUS.search(text)):
         status = int(found[1])
     for row in TABLE:

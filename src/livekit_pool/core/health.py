@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from .document import Cause, ServerRecord
+from .document import LONGEST_COOL_DOWN, Cause, ServerRecord
 from .events import Probed, ProbeOutcome, SignedSight
 from .faults import FOLLOWS, KINDS, CoolDown
 
@@ -33,7 +33,7 @@ Seconds for which an own observation is preferred to that of the process which p
 machine: longer than two heartbeats, so that what is heard is the newer one.
 """
 
-LONGEST_RETRY_AFTER: Final = 86_400.0
+LONGEST_RETRY_AFTER: Final = LONGEST_COOL_DOWN
 """Seconds that a server may ask for at most: a day. A wrong clock must not take it out for ever."""
 
 
@@ -96,9 +96,11 @@ class _Sight:
 
     health: Health = Health.UNKNOWN
     unauthorized: Evidence | None = None  # that it refuses our key, since the last signed pass
+    refusing_since: float | None = None  # when the first began that showed it, since that pass
     limited: bool = False  # it refused our own call for a limit, since the last signed pass
     signed: float = -math.inf  # when the newest signed probe that passed began
-    signed_last: float = -math.inf  # when the newest signed probe began
+    signed_last: float = -math.inf  # when the newest signed probe began that was answered
+    asked: float = -math.inf  # when the newest signed probe began that has ended
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
     heard_at: float = 0.0
     # The newest observation.
@@ -149,18 +151,22 @@ class HealthBook:
 
     @staticmethod
     def _signed(sight: _Sight, seen: SignedSight, now: float) -> None:
+        sight.asked = max(sight.asked, seen.began)
         if seen.began < sight.signed_last or seen.outcome in KINDS:
             return
         sight.signed_last = seen.began
         match seen.outcome:
             case ProbeOutcome.UNAUTHORIZED:
+                if sight.refusing_since is None:
+                    sight.refusing_since = seen.began
                 sight.unauthorized = Evidence(
                     outcome=seen.outcome, detail=seen.detail, began=seen.began, at=now
                 )
             case ProbeOutcome.LIMITED:
                 sight.limited = True
             case ProbeOutcome.PASSED:
-                sight.unauthorized, sight.limited, sight.signed = None, False, seen.began
+                sight.unauthorized, sight.refusing_since = None, None
+                sight.limited, sight.signed = False, seen.began
 
     def _answered(self, sight: _Sight, now: float) -> None:
         sight.passes, sight.misses = sight.passes + 1, 0
@@ -284,6 +290,27 @@ class HealthBook:
         sight = self._sights.get(server)
         return sight is not None and sight.signed >= moment
 
+    def asked_since(self, server: str, moment: float) -> bool:
+        """Whether a signed probe of ``server`` that began after ``moment`` has ended."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.asked >= moment
+
+    def refusing_since(self, server: str) -> float:
+        """When ``server`` began to refuse our key, by the first signed probe that showed it."""
+        sight = self._sights.get(server)
+        since = None if sight is None else sight.refusing_since
+        return math.inf if since is None else since
+
+    def signed_pass(self, server: str) -> float:
+        """When the newest signed probe of ``server`` that passed began; -inf if there is none."""
+        sight = self._sights.get(server)
+        return -math.inf if sight is None else sight.signed
+
+    def signed_answer(self, server: str) -> float:
+        """When the newest signed probe that ``server`` answered began; -inf if there is none."""
+        sight = self._sights.get(server)
+        return -math.inf if sight is None else sight.signed_last
+
     def evidence(self, server: str) -> Evidence | None:
         """
         The newest own observation that shows ``server`` down, if no probe passed since.
@@ -323,17 +350,30 @@ def cooled(
     forgotten = ended is None or now - ended > settings.cool_down_max
     failures = 0 if forgotten else record.failures
     until = now + settings.cool_down_max
+    asked = asked_for(retry_after)
     match FOLLOWS[cause].cool_down:
-        case CoolDown.RESET if reset is not None:
-            until = reset
+        case CoolDown.RESET if reset is not None or asked is not None:
+            ends = (reset, None if asked is None else now + asked)
+            until = min(end for end in ends if end is not None)
         case CoolDown.DOUBLING:
             until = now + _doubled(settings.cool_down_first, failures, settings)
             failures += 1
         case CoolDown.LIMIT:
             pause = _doubled(settings.cool_down_limit_first, failures, settings)
-            until = now + (pause if retry_after is None else min(retry_after, LONGEST_RETRY_AFTER))
+            until = now + (pause if asked is None else asked)
             failures += 1
     return replace(record, cool_down_until=until, cool_down_cause=cause, failures=failures)
+
+
+def asked_for(retry_after: float | None) -> float | None:
+    """
+    The seconds that a refusal asks for, at most `LONGEST_RETRY_AFTER`; None if it does not.
+
+    "At once", after a refusal, is no time at all.
+    """
+    if retry_after is None or retry_after <= 0:
+        return None
+    return min(retry_after, LONGEST_RETRY_AFTER)
 
 
 def _doubled(first: float, failures: int, settings: Settings) -> float:

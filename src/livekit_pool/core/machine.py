@@ -33,7 +33,7 @@ from .actions import (
 from .agreement import Finding, Losses
 from .budget import Usage
 from .decisions import Decision, decide
-from .document import Cause, Document, Rotation
+from .document import Cause, Document, Rotation, ServerRecord
 from .events import (
     ClockSet,
     Event,
@@ -144,7 +144,7 @@ class PoolMachine:
         self._told: dict[tuple[str, object], float] = {}  # the notes that are true -> since when
         # What is observed: by probes, by faults, by the process rows.
         self._health = HealthBook(names, settings)
-        self._faults = PendingFaults()
+        self._faults = PendingFaults(settings)
         self._early: list[FaultSeen] = []
         self._rows: RowsSeen | None = None
         self._stepping = Stepping()
@@ -237,6 +237,11 @@ class PoolMachine:
     def takes_our_key(self, server: str, since: float) -> bool:
         """Whether ``server`` passed a signed probe of this process that began after ``since``."""
         return self._health.signed_since(server, since)
+
+    def record(self, server: str) -> ServerRecord:
+        """What all processes share about ``server``, with a cool-down in the time of now."""
+        document = self.document
+        return ServerRecord() if document is None else self._moments.seen(document).record(server)
 
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
@@ -340,6 +345,8 @@ class PoolMachine:
         if not active or self.document is None:
             return
         began = now if event.began is None else event.began
+        if event.outcome is ProbeOutcome.PASSED and event.signed:
+            self._faults.call_answered(began)
         if event.outcome is ProbeOutcome.LIMITED and began >= self._active_from:
             self._blame(_told_to_us(event, self.document), now)
         if event.outcome not in KINDS:
@@ -401,10 +408,12 @@ class PoolMachine:
         if current is None or current.lineage != document.lineage:
             early = []  # their revisions say nothing here
         if current is None or not _has_same_active(document, current):
-            self._faults = PendingFaults()
+            self._faults = PendingFaults(self.settings)
             self._active_from, self._spent_from = now, None
             if document.active_server in self.names:
-                self._probe(document.active_server)
+                # That it refuses our key may have been seen while the swap was under way.
+                doubted = self._health.misconfigured(document.active_server)
+                self._probe(document.active_server, signed=doubted)
         self._actions += self._stepping.follow(document)
         self._announce(self._told_by(document, current))
         for fault in early:
@@ -546,7 +555,7 @@ class PoolMachine:
     def _decide(self, now: float) -> None:
         if self.document is None:
             return
-        self._faults.forget(now, self.settings)
+        self._faults.forget(now)
         if not self._situation(self.document, now).is_spent(self.document.active_server):
             self._spent_from = None
         elif self._spent_from is None:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from .document import Cause, Document
 from .events import FaultSeen, FaultSource
 from .faults import REFUSALS
-from .health import Settings
+from .health import Settings, asked_for
 
 __all__ = ["PendingFaults", "Refusal", "is_late"]
 
@@ -35,13 +35,15 @@ class Refusal:
 
     Attributes:
         retry_after: seconds after which it wants to be asked again, None if it did not say.
-        seen: when it said so, in seconds since the epoch.
+        until: when that is over, in seconds since the epoch.
+        of_call: whether a call of the server API met it, and no join.
     """
 
     kind: Cause
     detail: str
     retry_after: float | None
-    seen: float
+    until: float
+    of_call: bool
 
 
 class _Pending(NamedTuple):
@@ -57,8 +59,8 @@ class PendingFaults:
     """
     True faults against the active server that no probe and no rotation has resolved yet.
 
-    A refusal for a limit is the server's own word: no probe forgives it, for a server that is full
-    answers probes, but a join that it answers well does.
+    A refusal for a limit is the server's own word: a server that is full answers probes, so that a
+    refused join is forgiven by one that is answered well, and a refused call by a signed probe.
 
     A failed join of another kind is explained by what the next probe sees: if that is missed, the
     server or our own network is in trouble, and the probes will tell which. If it passes, the join
@@ -73,13 +75,15 @@ class PendingFaults:
         refusal: the newest one, of several kinds the gravest; a quota is graver than a limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.kind = Cause.DOWN
         self.detail = ""
         self.joins = 0
         self.verified = False
         self.refusal: Refusal | None = None
         self._refusals = 0
+        self._refused_at = 0.0  # when the newest refusal was seen
         self._counted = 0  # reports of what counts
         self._pending: list[_Pending] = []
 
@@ -93,11 +97,14 @@ class PendingFaults:
         if fault.kind in REFUSALS:
             self._refused(fault, now)
             return
-        self.kind = fault.kind
-        self.detail = fault.detail or self.detail
+        # A refused key is for a signed probe to confirm, or a join of our own: one caller's token
+        # must neither count nor give its name to what does.
+        doubted = fault.kind is Cause.CREDENTIALS and fault.source is not FaultSource.VERIFIED
+        if not doubted:
+            self.kind = fault.kind
+            self.detail = fault.detail or self.detail
         if len(self._pending) < _PENDING_LIMIT:
-            # A refused key is for a signed probe to confirm: one caller's token must not count.
-            counts = answering and fault.kind is not Cause.CREDENTIALS
+            counts = answering and not doubted
             self._pending.append(
                 _Pending(
                     seen=now,
@@ -109,22 +116,32 @@ class PendingFaults:
 
     def _refused(self, fault: FaultSeen, now: float) -> None:
         self._refusals += fault.reports
+        self._refused_at = now
         before = self.refusal
-        if before is None or fault.kind is Cause.QUOTA or before.kind is not Cause.QUOTA:
-            self.refusal = Refusal(
-                kind=fault.kind, detail=fault.detail, retry_after=fault.retry_after, seen=now
-            )
+        asked = asked_for(fault.retry_after)
+        if fault.kind is Cause.QUOTA:
+            lasts = self._settings.cool_down_max
+        else:
+            lasts = self._settings.cool_down_limit_first if asked is None else asked
+        refusal = Refusal(
+            kind=fault.kind,
+            detail=fault.detail,
+            retry_after=asked,
+            until=now + lasts,
+            of_call=fault.source in (FaultSource.CALL, FaultSource.PROBE),
+        )
+        if before is None or _gravity(refusal) >= _gravity(before):
+            self.refusal = refusal
 
-    def forget(self, now: float, settings: Settings) -> None:
+    def forget(self, now: float) -> None:
         """Let a refusal go whose time is over, if nobody could be sent elsewhere meanwhile."""
+        if self.refusal is not None and now >= self.refusal.until:
+            self.refusal, self._refusals = None, 0
+
+    def call_answered(self, began: float) -> None:
+        """A signed probe that began at ``began`` passed: the server takes calls again."""
         refusal = self.refusal
-        if refusal is None:
-            return
-        lasts = settings.cool_down_max
-        if refusal.kind is not Cause.QUOTA:
-            said = refusal.retry_after
-            lasts = settings.cool_down_limit_first if said is None else said
-        if now >= refusal.seen + lasts:
+        if refusal is not None and refusal.of_call and began > self._refused_at:
             self.refusal, self._refusals = None, 0
 
     def forgive(self, began: float) -> bool:
@@ -149,5 +166,11 @@ class PendingFaults:
         """The active server answered a join well."""
         self.joins = self._counted = 0
         self.verified = False
-        self.refusal, self._refusals = None, 0
+        if self.refusal is not None and not self.refusal.of_call:
+            self.refusal, self._refusals = None, 0
         self.missed()
+
+
+def _gravity(refusal: Refusal) -> tuple[bool, float]:
+    """A quota is graver than a limit; of two limits the one that lasts longer."""
+    return refusal.kind is Cause.QUOTA, refusal.until

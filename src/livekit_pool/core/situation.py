@@ -35,6 +35,9 @@ server was available, the store was away) it is probed again before it is left.
 _PROVE_THEMSELVES: Final = REFUSALS | {Cause.CREDENTIALS}
 """Causes after whose cool-down a server comes back by a signed probe: it answered all the time."""
 
+_STRAINS: Final = REFUSALS - {Cause.QUOTA}
+"""Causes that may be over before the cool-down is: nobody refuses for ever because it is full."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
@@ -98,6 +101,8 @@ class Situation:
             limited=self.health.limited(server),
             over=self.is_spent(server) or self.is_full(server),
             returning=self._returning(server, record),
+            asked=self.health.asked_since(server, record.cool_down_until or 0.0),
+            strained=record.cool_down_cause in _STRAINS,
         )
 
     def _returning(self, server: str, record: ServerRecord) -> bool:

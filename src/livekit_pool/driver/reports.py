@@ -29,10 +29,9 @@ from typing import Final, Protocol
 
 from .. import observe
 from ..core.document import Cause, Document
-from ..core.events import FaultSource, Probed, ProbeOutcome
+from ..core.events import FaultSource
 from ..core.faults import Blame, Classified
 from ..exceptions import (
-    PoolError,
     RevisionConflict,
     StoreUnavailable,
     TooManyReports,
@@ -56,9 +55,6 @@ REUSE: Final = 5.0
 
 UNCLEAR: Final = 1.0
 """The same for one that could tell nothing."""
-
-TOLD: Final = 60.0
-"""Seconds between two log lines about refused reports with the same code."""
 
 _VOICES: Final = 4
 _REMEMBERED: Final = 10_000
@@ -121,8 +117,6 @@ class _Asker(Protocol):
 
     async def fresh(self, revision: int = 0) -> Document: ...
 
-    def feed(self, event: Probed) -> None: ...
-
     def fault(
         self,
         server: str,
@@ -160,15 +154,16 @@ class Reports:
     The reports that one process hears.
 
     Attributes:
-        counts: how many there were, by what became of them: a `Standing`, or the code of an error.
+        counts: how many there were, by what became of them.
         verified: how many verifications ended, by what they found: ``true``, ``false``,
-            ``unclear``.
+            ``unclear``, or ``probing``: a probe failed, and whether the server is down the next
+            ones tell, as of any server.
     """
 
     def __init__(
         self, servers: Mapping[str, Server], verifying: Verifying, asker: _Asker, tasks: Tasks
     ) -> None:
-        self.counts: Final[Counter[str]] = Counter()
+        self.counts: Final[Counter[Standing]] = Counter()
         self.verified: Final[Counter[str]] = Counter()
         self._servers = servers
         self._verifying = verifying
@@ -181,7 +176,6 @@ class Reports:
         self._of_reporter = Allowance(PER_REPORTER, clock=_now)
         self._of_address = Allowance(PER_ADDRESS, clock=_now)
         self._reads = Allowance(READS, clock=_now)
-        self._told: dict[str, tuple[float, int]] = {}  # code -> when it was, and its count then
 
     async def take(self, report: Report) -> Reported:
         """
@@ -193,13 +187,6 @@ class Reports:
             TooManyReports: the reporter, or its address, reports too often.
             StoreError, NoAnswer: there is no document to go by.
         """
-        try:
-            return await self._take(report)
-        except PoolError as error:
-            self.refused(error.code)
-            raise
-
-    async def _take(self, report: Report) -> Reported:
         self._limit(self._of_reporter, report.reporter)
         self._limit(self._of_address, report.address)
         if report.server not in self._servers:
@@ -219,20 +206,6 @@ class Reports:
         """VERIFYING while ``server`` is looked at, else what that found: VERIFYING if a fault."""
         state = self._states[server]
         return state.settled if state.who is None else Standing.VERIFYING
-
-    def refused(self, code: str) -> None:
-        """
-        Count a report that was refused with ``code``.
-
-        The log hears of it at once, and then each minute at most, with how many there were. It is
-        not told what was in the report, or who made it.
-        """
-        self.counts[code] += 1
-        told_at, told = self._told.get(code, (-TOLD, 0))
-        if _now() - told_at >= TOLD:
-            count = self.counts[code]
-            self._told[code] = (_now(), count)
-            observe.event(observe.REPORTS_REFUSED, logging.WARNING, code=code, reports=count - told)
 
     async def _document(self, report: Report) -> Document:
         """The document, as new as the reporter's."""
@@ -313,10 +286,6 @@ class Reports:
             retry_after=found.retry_after,
             reports=state.reports,
         )
-        if found.cause is Cause.CREDENTIALS:
-            # Where only joins are refused, as in a region that is not allowed, no call tells.
-            refused = ProbeOutcome.UNAUTHORIZED
-            self._asker.feed(Probed(server=server.name, outcome=refused, detail=found.detail))
 
     def _settle(
         self, server: str, state: _State, found: Found, who: Iterable[tuple[str, str]]
@@ -336,13 +305,16 @@ class Reports:
                 self._addresses.add(address, now)
             observe.event(observe.REPORTS_DISMISSED, server=server, reports=state.reports)
         else:
-            self.verified["true"] += 1
             self._faulty.add(server, now)
             state.settled = Standing.VERIFYING
             state.settled_until = now + self._faulty.pause(server)
             for reporter, address in who:
                 self._reporters.forget(reporter)
                 self._addresses.forget(address)
+            if found.source is FaultSource.PROBE:
+                self.verified["probing"] += 1
+                return
+            self.verified["true"] += 1
             observe.event(
                 observe.REPORTS_VERIFIED,
                 logging.WARNING,

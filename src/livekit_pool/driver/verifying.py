@@ -22,6 +22,9 @@ from ..upstream.probe import ProbeResult
 
 __all__ = ["Found", "Joiner", "Looking", "Verifying"]
 
+DEAF: Final = 1.0
+"""Seconds after a stall of this process at which it looks again, twice at most."""
+
 AGAIN: Final = (0.5, 1.0)
 """Seconds after a join that found a server down, or silent, at which it is joined again."""
 
@@ -52,6 +55,7 @@ class Found:
         retry_after: seconds after which the server wants to be asked again, if it said so.
         clear: whether anything can be said: a stall of this process, or a refusal for which our
             own request is to blame, says nothing of the server.
+        deaf: whether it was a stall.
     """
 
     cause: Cause | None = None
@@ -59,10 +63,12 @@ class Found:
     detail: str = ""
     retry_after: float | None = None
     clear: bool = True
+    deaf: bool = False
 
 
 _WELL: Final = Found()
 _UNCLEAR: Final = Found(clear=False)
+_DEAF: Final = Found(clear=False, deaf=True)
 
 
 class Verifying:
@@ -74,10 +80,18 @@ class Verifying:
 
     async def verify(self, server: Server, wanted: Callable[[], bool]) -> Found:
         """
-        Look at ``server`` now: at most for 14 s, for a second where it is well.
+        Look at ``server`` now: for about a second where it is well, for 11 s where it is silent.
 
         It is not joined where nobody wants to know it any more, as after a rotation.
         """
+        for _ in range(2):
+            found = await self._look(server, wanted)
+            if not found.deaf:
+                return found
+            await asyncio.sleep(DEAF)
+        return await self._look(server, wanted)
+
+    async def _look(self, server: Server, wanted: Callable[[], bool]) -> Found:
         for signed in (False, True):
             seen = await self._looking.look(server.name, signed=signed)
             found = _of_probe(seen, signed=signed)
@@ -100,10 +114,11 @@ class Verifying:
 
 
 def _of_probe(seen: ProbeResult, *, signed: bool) -> Found:
-    if seen.stalled:
-        return _UNCLEAR
+    if seen.outcome is ProbeOutcome.SILENT and seen.stalled:
+        return _DEAF
     if seen.outcome is ProbeOutcome.UNAUTHORIZED:
-        return Found(cause=Cause.CREDENTIALS, detail=seen.detail)
+        # It may be our own clock: the machine has others asked before it believes this.
+        return Found(cause=Cause.CREDENTIALS, source=FaultSource.PROBE, detail=seen.detail)
     if seen.outcome is ProbeOutcome.LIMITED:
         kind = seen.kind or Cause.RATE_LIMIT
         return Found(cause=kind, detail=seen.detail, retry_after=seen.retry_after)
@@ -117,7 +132,7 @@ def _of_join(seen: JoinResult) -> Found:
     if seen.outcome is ProbeOutcome.PASSED:
         return _WELL
     if seen.outcome is ProbeOutcome.SILENT:
-        return _UNCLEAR if seen.stalled else Found(cause=Cause.TIMEOUT, detail=seen.detail)
+        return _DEAF if seen.stalled else Found(cause=Cause.TIMEOUT, detail=seen.detail)
     said = _classified(seen)
     if said is None:  # it said nothing that LiveKit says
         return Found(cause=Cause.DOWN, detail=seen.detail)

@@ -87,11 +87,12 @@ class Writing:
     async def keep_copies(self) -> None:
         """Read the ledger if nobody else does, and bring it back with a document that was lost."""
         while True:
-            if time.monotonic() >= self._read_at + COPY:
+            every = max(COPY, self._store.heartbeat)
+            if time.monotonic() >= self._read_at + every:
                 with contextlib.suppress(StoreError):
                     await self.ledger()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(COPY, self._store.heartbeat)):
+                async with asyncio.timeout(every):
                     await self._ledger_lost.wait()
             while self._ledger_lost.is_set():
                 try:

@@ -29,7 +29,7 @@ FLUSH: Final = 30.0
 """Seconds between two writes of what was seen: what the death of a process may lose."""
 
 READ: Final = 15.0
-"""Seconds between two readings of the ledger."""
+"""Seconds between two tellings of the machine, and readings of the ledger where those are free."""
 
 AFTER_GAP: Final = 60.0
 """Seconds after the store's return in which nothing is folded: all bring what they saw first."""
@@ -137,7 +137,8 @@ class Metering:
 
     def is_full(self, server: str) -> bool:
         """Whether ``server`` has as many participants as it may."""
-        most = self._driver.servers[server].max_participants
+        known = self._driver.servers.get(server)
+        most = None if known is None else known.max_participants
         return most is not None and self.participants(server) >= most
 
     def tell(self) -> None:
@@ -228,11 +229,14 @@ class Metering:
     # -- reading --
 
     async def _read_again_and_again(self) -> None:
+        due = -math.inf
         while True:
-            with contextlib.suppress(StoreError):
-                await self.read()
-            self.tell()
-            await asyncio.sleep(max(READ, self._driver.store.heartbeat))
+            if (now := self._driver.now()) >= due:
+                due = now + max(READ, self._driver.store.heartbeat)
+                with contextlib.suppress(StoreError):
+                    await self.read()
+            self.tell()  # between two readings too: of its own sessions it knows more
+            await asyncio.sleep(READ)
 
     async def read(self) -> None:
         """

@@ -94,7 +94,7 @@ def _refused(status: int, body: bytes, retry_after: float | None) -> Refused:
             kind=kind,
             retry_after=retry_after,
         )
-    if status in (401, 403):
+    if status in (401, 403, 451):
         return Refused(
             ProbeOutcome.UNAUTHORIZED,
             f"it refuses its API key or secret (HTTP {status}); clocks that differ by minutes"

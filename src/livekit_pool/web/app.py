@@ -68,6 +68,7 @@ def create_app(
     access = Access(settings)
     told = events.Events(pool)
     desk = Desk(pool, settings, spool)
+    refused_reports = report.Refusals()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Callable[[], None]]]:
@@ -76,6 +77,7 @@ def create_app(
             yield {AT_SHUTDOWN: told.close}
         finally:
             told.close()
+            refused_reports.rarely.close()
             await desk.aclose()
 
     app = FastAPI(
@@ -103,7 +105,7 @@ def create_app(
     app.include_router(_health(pool))
     app.include_router(admin.router(pool, access))
     app.include_router(events.router(told, access))
-    app.include_router(report.router(pool, access))
+    app.include_router(report.router(pool, access, refused_reports))
     app.include_router(token_endpoint.router(pool, settings, access))
     app.include_router(webhook_route.router(desk))
     app.include_router(docs.router(app))

@@ -5,6 +5,7 @@ Whoever has a token may report, from any page: the token protects, and a report 
 look for itself. The text of an error is classified and forgotten: it may quote anything.
 """
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -14,16 +15,18 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from ..exceptions import TokenError
+from .. import observe
+from ..exceptions import PoolError
 from ..tokens import Claims
 from .access import Access
 from .addresses import neighbourhood
 from .answers import REFUSALS, code_of
+from .rarely import Rarely
 
 if TYPE_CHECKING:
     from ..pool import Pool
 
-__all__ = ["LARGEST_BODY", "router"]
+__all__ = ["LARGEST_BODY", "Refusals", "router"]
 
 LARGEST_BODY: Final = 64 * 1024
 """Bytes of a report: far more than the longest text, however it is escaped."""
@@ -69,10 +72,10 @@ class ReportAnswer(BaseModel):
     active: str = Field(description="Name of the server that everybody is sent to now.")
 
 
-def router(pool: "Pool", access: Access) -> APIRouter:
-    """The route of this module, for ``pool``."""
+def router(pool: "Pool", access: Access, refusals: "Refusals") -> APIRouter:
+    """The route of this module, for ``pool``; what it refuses is counted in ``refusals``."""
     routes = APIRouter(
-        prefix="/pool", tags=["joining"], responses=REFUSALS, route_class=_counted(pool)
+        prefix="/pool", tags=["joining"], responses=REFUSALS, route_class=refusals.route()
     )
 
     @routes.post("/report", responses={202: {"model": ReportAnswer}})
@@ -108,26 +111,45 @@ def _reporter(claims: Claims) -> str:
     return "\n".join((claims.pool or "", claims.room, claims.identity))
 
 
-def _counted(pool: "Pool") -> type[APIRoute]:
-    """A route that tells the pool what it refused before the pool was asked."""
+class Refusals:
+    """
+    The reports that were refused.
 
-    class Counted(APIRoute):
-        def get_route_handler(self) -> _Handler:
-            handler = super().get_route_handler()
+    Attributes:
+        counts: how many there were, by the code of their error.
+        rarely: for what is logged of them: why, and nothing else.
+    """
 
-            async def counted(request: Request) -> Response:
-                try:
-                    return await handler(request)
-                except RequestValidationError:
-                    pool.report_refused(code_of(400))
-                    raise
-                except HTTPException as error:
-                    pool.report_refused(code_of(error.status_code))
-                    raise
-                except TokenError as error:
-                    pool.report_refused(error.code)
-                    raise
+    def __init__(self) -> None:
+        self.counts: Final[Counter[str]] = Counter()
+        self.rarely: Final = Rarely()
 
-            return counted
+    def count(self, code: str) -> None:
+        """Count one that is refused with ``code``, and log it."""
+        self.counts[code] += 1
+        self.rarely.event(observe.REPORT_REFUSED, why=code)
 
-    return Counted
+    def route(self) -> type[APIRoute]:
+        """Make a kind of route whose refusals are counted."""
+        refusals = self
+
+        class Counted(APIRoute):
+            def get_route_handler(self) -> _Handler:
+                handler = super().get_route_handler()
+
+                async def counted(request: Request) -> Response:
+                    try:
+                        return await handler(request)
+                    except RequestValidationError:
+                        refusals.count(code_of(400))
+                        raise
+                    except HTTPException as error:
+                        refusals.count(code_of(error.status_code))
+                        raise
+                    except PoolError as error:
+                        refusals.count(error.code)
+                        raise
+
+                return counted
+
+        return Counted

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
 from livekit.protocol import models, rtc
 
 from livekit_pool import tokens
+from livekit_pool.stores.base import ProcessRow
+from livekit_pool.web.gateway import gateway
 from livekit_pool.web.gateway.frames import encode
-from tests.web.gateway.a_pool import PONG, SID, SWITCHED, Line, Setting, a_pool
+from tests.web.gateway.a_pool import JOIN, PONG, SID, SWITCHED, Line, Setting, a_pool
 from tests.web.served import Connection, until
 
 LAST = encode(PONG)
@@ -45,7 +48,9 @@ async def test_a_session_is_a_stay_until_its_client_goes() -> None:
         assert stays(setting) == lasted
 
 
-async def test_a_session_whose_server_breaks_off_ends_then() -> None:
+async def test_a_session_whose_server_breaks_off_ends_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "_ORPHAN_VERDICT", 60.0)
+    monkeypatch.setattr(gateway, "_ORPHAN_PATIENCE", 60.0)
     async with a_pool(lambda line: line.joins()) as setting:
         connection = await setting.session()
         await until(lambda: stays(setting))
@@ -63,6 +68,7 @@ async def test_a_session_that_moves_ends_on_the_old_server() -> None:
         await setting.pool.rotate("away from red")
         await ended(setting)
         assert stays(setting).keys() == {("red", SID)}
+        assert setting.gateway._relays == 1, "it has not gone yet"
         connection.close()
 
 
@@ -115,6 +121,32 @@ async def asks_to_resume(setting: Setting, token: str) -> Connection:
         b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
     )
     return connection
+
+
+async def test_a_webhook_tells_of_the_same_stay() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        pool, now = setting.pool, setting.pool.now()
+        joined = round((now - 60) * 1000)
+
+        def told(event: str, server: str = "red", sid: str = SID, kind: str = "STANDARD") -> None:
+            pool.witness(server, event, sid=sid, joined_ms=joined, created=now, kind=kind)
+
+        told("room_finished", sid="")
+        told("participant_joined", server="unknown")
+        told("participant_joined", sid="PA_recorder", kind="EGRESS")
+        told("something_new", sid="PA_other")
+        pool.witness("red", "participant_left", sid="PA_other", joined_ms=joined, created=0.0)
+        assert stays(setting).keys() == {("red", SID)}
+        assert stays(setting)["red", SID] < 30
+        for _ in range(2):
+            told("participant_joined")
+        assert 59 < stays(setting)["red", SID] < 90
+        told("track_published", sid="PA_direct")
+        told("participant_left", server="green", sid="PA_direct")
+        assert stays(setting).keys() == {("red", SID), ("red", "PA_direct"), ("green", "PA_direct")}
+        connection.close()
 
 
 # -- a server that is full --
@@ -185,6 +217,25 @@ async def test_everybody_moves_to_a_server_that_has_room_and_the_join_goes_there
             "1 participants, of 1",
         )
         first.close()
+
+
+async def test_a_join_tells_of_a_server_that_others_filled() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        limited(setting, red=1)
+        other = ProcessRow(
+            process="other",
+            host="x",
+            started=0.0,
+            names=("red", "green"),
+            fingerprint="",
+            sessions={"red": 1},
+        )
+        await setting.pool.driver.store.beat(other)
+        await until(lambda: setting.pool.is_full("red"))
+        connection = await setting.asks()
+        await connection.until(JOIN)
+        assert [len(each.lines) for each in (setting.red, setting.green)] == [0, 1]
+        connection.close()
 
 
 async def test_who_resumes_is_there_already() -> None:

@@ -137,7 +137,7 @@ async def test_one_request_at_a_time_asks_whether_it_is_back(
     async with stream_to(receiver) as stream:
         receiver.answer = lambda event: status
         put(stream, "a1")
-        await until(lambda: receiver.got)
+        await until(lambda: stream.retries)
         receiver.gate = asyncio.Event()
         put(stream, *(f"{chr(number)}1" for number in range(ord("b"), ord("z") + 1)))
         await until(lambda: receiver.together)

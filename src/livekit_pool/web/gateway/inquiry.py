@@ -439,9 +439,15 @@ class Inquiry:
     async def _wait_for_another(self, placement: Placement, refusal: Refusal) -> bool:
         """Hold the client until its room is on another server; whether it had to be answered."""
         pool, server, since = self._gateway.pool, placement.server, self._gateway.pool.now()
+        looked_into: bool | None = None
         while await self._still_right(placement):
-            # It takes our key: what it refuses is something in this client's token.
-            cleared = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            doubted = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
+            if doubted and looked_into is None:
+                # For calls it does. So it is something in this client's token, or it is the joins
+                # of everybody, as in a region that is not allowed: one of our own tells.
+                looked_into = await self._is_looked_into(placement, refusal)
+            verifying = pool.driver.reports.verdict(server) is Standing.VERIFYING
+            cleared = looked_into is False or (looked_into is True and not verifying)
             if cleared or not pool.can_leave(server):
                 self._unavailable(self._why)
                 return True

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
 from ... import tokens
+from ...core.faults import Surface, classify
 from ...rooms import Room
 from ...stores.base import Placement
 from . import signal
@@ -425,7 +426,7 @@ class SignalRelay(asyncio.Protocol):
         if leave.action != rtc.LeaveRequest.DISCONNECT:
             self._said_goodbye = True
             return message.raw
-        if leave.reason == models.DisconnectReason.SERVER_SHUTDOWN:
+        if _is_the_servers_fault(leave):
             self._gateway.server_shuts_down(self)
         elif not (elsewhere and leave.reason == models.DisconnectReason.ROOM_DELETED):
             self._said_goodbye = True
@@ -566,6 +567,12 @@ class SignalRelay(asyncio.Protocol):
         self.phase = Phase.CLOSED
         self.upstream = None
         self._gateway.closed(self)
+
+
+def _is_the_servers_fault(leave: rtc.LeaveRequest) -> bool:
+    """Whether the server says by it that it goes, and not its participant."""
+    known = models.DisconnectReason.DESCRIPTOR.values_by_number.get(leave.reason)
+    return known is not None and classify(Surface.LEAVE, code=known.name).cause is not None
 
 
 def _parsed(payload: bytes) -> rtc.SignalResponse:
