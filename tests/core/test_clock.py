@@ -7,18 +7,23 @@ from dataclasses import replace
 import pytest
 
 from livekit_pool.core.actions import Probe, Refused
+from livekit_pool.core.budget import Usage
 from livekit_pool.core.document import Cause, Document, ServerRecord
 from livekit_pool.core.events import (
     ClockSet,
     FaultSeen,
     FaultSource,
     Loaded,
+    Probed,
     RotateAsked,
     RowsSeen,
     Tick,
+    UsageSeen,
 )
 from livekit_pool.core.health import Settings
+from livekit_pool.core.limits import Limits
 from livekit_pool.core.machine import PoolMachine, Role
+from livekit_pool.core.stepping import HEARING
 from tests.core.samples import (
     NAMES,
     PASSED,
@@ -26,8 +31,10 @@ from tests.core.samples import (
     SILENT,
     START,
     Pool,
+    back,
     document,
     moved,
+    stepped,
     swap_of,
     swaps_of,
 )
@@ -128,6 +135,47 @@ def test_a_silence_without_a_second_witness_waits_as_long_as_ever() -> None:
     set_on(pool)
     assert silent_for(3) == 0
     assert silent_for(4) == 1
+
+
+def test_what_other_machines_have_to_say_is_waited_for_as_long_as_ever() -> None:
+    pool = stepped()
+    back(pool, elsewhere=({},))
+    assert swaps_of(pool.probed("red", REFUSED)) == []
+    set_on(pool)
+    assert swaps_of(pool.probed("red", REFUSED)) == []
+    pool.now += HEARING
+    assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
+
+
+def test_a_foreign_rotation_waits_for_its_probe_as_long_as_ever() -> None:
+    pool = Pool(outcomes={"red": PASSED})
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    assert pool.feed(Loaded(document=foreign)) == [Probe(server="blue")]
+    set_on(pool)
+    assert pool.feed(Tick()) == [Probe(server="blue")]
+    pool.now += 6
+    assert swap_of(pool.feed(Tick())).document.active_server == "red"
+
+
+def test_a_server_whose_share_is_used_up_waits_for_a_quiet_moment_as_long_as_ever() -> None:
+    machine = PoolMachine(NAMES, Settings(), "p", {"red": Limits(minutes=100.0)})
+    spent = UsageSeen(usage={"red": Usage(used=95.0, participants=2, mean=2.0)})
+    machine.receive(Loaded(document=document()), START)
+    machine.receive(RowsSeen(lists=(NAMES,)), START)
+    for name in NAMES:
+        machine.receive(Probed(server=name, outcome=PASSED), START)
+    machine.receive(spent, START)
+    machine.receive(ClockSet(by=HOURS), START + HOURS)
+    assert swaps_of(machine.receive(Tick(), START + HOURS)) == []
+    assert swaps_of(machine.receive(Tick(), START + HOURS + 599)) == []
+    assert swaps_of(machine.receive(Tick(), START + HOURS + 600))
+
+
+def test_who_is_refused_need_not_wait_longer() -> None:
+    pool = Pool(outcomes=dict.fromkeys(NAMES, REFUSED))
+    assert pool.machine.retry_after(pool.now) == 1
+    set_on(pool)
+    assert pool.machine.retry_after(pool.now) == 1
 
 
 def test_before_there_is_a_document_it_is_no_matter() -> None:

@@ -280,3 +280,14 @@ def test_a_verified_report_waits_for_the_interval() -> None:
     assert swaps_of(pool.probed("red", PASSED)) == []
     pool.now = pool.document.last_rotation + pool.machine.settings.rotation_interval
     assert swap_of(pool.probed("red", PASSED)).rotation is not None
+
+
+def test_a_key_that_only_joins_of_our_own_found_refused_is_left() -> None:
+    pool = Pool()
+    actions = pool.feed(fault(Cause.CREDENTIALS, FaultSource.VERIFIED))
+    assert Probe(server="red", signed=True) in actions
+    swap = swap_of(pool.feed(Probed(server="red", outcome=PASSED, signed=True)))
+    assert swap.rotation is not None
+    assert (swap.rotation.to, swap.rotation.cause) == ("green", Cause.CREDENTIALS)
+    until = swap.rotation.at + pool.machine.settings.cool_down_max
+    assert swap.document.record("red").cool_down_until == until

@@ -89,7 +89,9 @@ class Process:
     undecided: bool = False  # its swap's answer was lost, and it has not read the document since
     # What it must act upon: evidence that arrived in the present period of the active server.
     back_at: float = 0.0  # when the store was back last
-    looked: dict[str, Probed] = field(default_factory=dict)  # newest probes that arrived
+    looked: dict[str, Probed] = field(
+        default_factory=dict
+    )  # of the probes that arrived, those begun last
     period: int = 0
     refused: bool = False
     joins: int = 0
@@ -246,7 +248,9 @@ class World:
     def feed(self, process: Process, event: Event) -> None:
         self.now += 0.001  # no two things happen at once
         if isinstance(event, Probed):
-            process.looked[event.server] = event
+            before = process.looked.get(event.server, event)
+            # One that began earlier may arrive later; it is no look of that moment.
+            process.looked[event.server] = max(before, event, key=lambda look: look.began or 0.0)
         for action in process.machine.receive(event, self.now):
             self.perform(process, action)
         self.remember(process, event)

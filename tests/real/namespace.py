@@ -1,5 +1,6 @@
 """
-A network namespace with a Redis in it, and a wire of its own from there to each process of a pool.
+A network namespace, and wires from there to here: for a Redis that each process of a pool reaches
+by a wire of its own, or for a pool that reaches each server so.
 
 What is cut here is cut below TCP: packets are lost, and nobody is told. Linux only, as root; see
 ip-netns(8), ip-neighbour(8).
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Self
@@ -27,6 +29,7 @@ class Namespace:
 
     Attributes:
         addresses: those of the namespace's ends, by wire.
+        near: those of this side's ends.
     """
 
     _made = itertools.count()
@@ -37,6 +40,7 @@ class Namespace:
         self._name = f"lkpool{self._unique}"
         self._wires = [f"10.77.{next(_NETWORKS)}" for _ in range(wires)]
         self.addresses = [f"{wire}.2" for wire in self._wires]
+        self.near = [f"{wire}.1" for wire in self._wires]
 
     def __enter__(self) -> Self:
         _ip("netns", "add", self._name)
@@ -59,17 +63,38 @@ class Namespace:
         for number in range(len(self.addresses)):  # the other end goes with it
             _ip("link", "del", self._ends(number)[0], must=False)
         subprocess.run(["ip", "netns", "del", self._name], check=False, capture_output=True)
+        shutil.rmtree(self._etc, ignore_errors=True)
+
+    @property
+    def _etc(self) -> Path:
+        # What `ip netns exec` puts in the place of files in /etc: ip-netns(8).
+        return Path("/etc/netns") / self._name
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What to put before a command that is to run in the namespace."""
+        return ("ip", "netns", "exec", self._name)
+
+    def resolves_by(self, wire: int, *options: str) -> None:
+        """From now on what is started in the namespace asks a DNS server at `near`."""
+        self._etc.mkdir(parents=True, exist_ok=True)
+        lines = [f"nameserver {self.near[wire]}", f"options {' '.join(options)}"]
+        (self._etc / "resolv.conf").write_text("\n".join(lines) + "\n")
 
     def redis(self, folder: Path) -> RedisServer:
         """A Redis in the namespace, at all its addresses."""
         redis = RedisServer(folder, "bind 0.0.0.0", "protected-mode no", keeps=True, running=False)
-        redis.runs_by("ip", "netns", "exec", self._name)
+        redis.runs_by(*self.command)
         redis.start()
         return redis
 
     def cut(self, wire: int) -> None:
         """Lose all packets of a wire."""
         _ip("link", "set", self._ends(wire)[0], "down")
+
+    def take_down(self, wire: int) -> None:
+        """Take the interface inside the namespace down: there is no route from there any more."""
+        self._inside("link", "set", self._ends(wire)[1], "down")
 
     def lose_questions(self, wire: int) -> None:
         """Lose what is sent into the namespace."""
@@ -88,6 +113,7 @@ class Namespace:
         """Let everything pass again."""
         here, there = self._ends(wire)
         _ip("link", "set", here, "up")
+        self._inside("link", "set", there, "up")
         # They are learned anew; there may be nothing to forget.
         _ip("neigh", "del", f"{self._wires[wire]}.2", "dev", here, must=False)
         _ip("-n", self._name, "neigh", "del", f"{self._wires[wire]}.1", "dev", there, must=False)

@@ -52,6 +52,7 @@ class PoolProcess:
         settings: Mapping[str, str] | None = None,
         command: Sequence[str] = COMMAND,
         tls: Certificate | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         """
         Prepare a pool; starts nothing.
@@ -63,6 +64,7 @@ class PoolProcess:
             settings: more environment variables, or other values for those set here.
             command: what to run; ``--workers`` and its number are appended.
             tls: its certificate; without one it speaks no TLS.
+            host: the address that it serves.
         """
         self.port, self._held = reserve_port()
         self.key = "poolkey"
@@ -71,6 +73,7 @@ class PoolProcess:
         self._folder = folder
         self._command = [*command, "--workers", str(workers)]
         self._tls = tls
+        self._host = host
         if tls is not None:
             self._command += ["--tls-cert", str(tls.path), "--tls-key", str(tls.key)]
         self.servers = list(servers)
@@ -97,7 +100,7 @@ class PoolProcess:
     @property
     def url(self) -> str:
         """Its ``ws://`` URL, ``wss://`` with TLS."""
-        return f"{'ws' if self._tls is None else 'wss'}://127.0.0.1:{self.port}"
+        return f"{'ws' if self._tls is None else 'wss'}://{self._host}:{self.port}"
 
     @property
     def http_url(self) -> str:
@@ -111,6 +114,7 @@ class PoolProcess:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self._folder),
             "LIVEKIT_POOL_URL": self.url,
+            "LIVEKIT_POOL_HOST": self._host,
             "LIVEKIT_POOL_PORT": str(self.port),
             "LIVEKIT_POOL_KEY": self.key,
             "LIVEKIT_POOL_SECRET": self.secret,

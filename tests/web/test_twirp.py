@@ -58,6 +58,7 @@ class HandPool:
         self.pair = PAIR
         self.settings = Settings(join_timeout=1.5)
         self.stuck = False
+        self.tried_key_at = 0.0  # when a signed probe of all servers passed
         self.active = servers[0].name
         self.placements: dict[str, str] = {}
         self.down: set[str] = set()
@@ -82,6 +83,12 @@ class HandPool:
 
     def retry_after(self) -> int:
         return 3
+
+    def now(self) -> float:
+        return time.time()
+
+    def takes_our_key(self, server: str, since: float) -> bool:
+        return self.tried_key_at > since
 
     def can_leave(self, server: str) -> bool:
         return server != self.active or not self.stuck

@@ -162,3 +162,21 @@ async def test_a_callers_want_of_grants_is_told_in_words_of_our_own(
         {"code": code, "msg": "permissions denied"},
     )
     assert pool.faults == []
+
+
+async def test_a_token_that_a_server_dislikes_though_it_takes_our_key_is_not_held(
+    stack: AsyncExitStack,
+) -> None:
+    pool, front, (seen, _) = await scripted_pool(
+        stack, always(response("401 Unauthorized", b"unknown field")), always(GOOD)
+    )
+    pool.settings = Settings(join_timeout=60.0)
+
+    def signed_probe(_: str) -> None:
+        pool.tried_key_at = pool.now() + 1
+
+    pool.on_fault = signed_probe
+    status, _, content = await asyncio.wait_for(front.post(CREATE, '{"name":"standup"}'), 10)
+
+    assert (status, content["code"], len(seen)) == (503, "unavailable", 1)
+    assert pool.faults[0][1] is Cause.CREDENTIALS

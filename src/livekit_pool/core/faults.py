@@ -354,7 +354,7 @@ class Confirmed(StrEnum):
     AT_ONCE = "at once"
     INTERVAL = "at once, but not sooner than the interval after the last rotation"
     PROBE = "when probes confirm it"
-    SIGNED = "when a signed probe confirms it"
+    SIGNED = "when a signed probe confirms it, and another server takes our tokens"
     ASKED = "as somebody, or the list of servers, says"
 
 

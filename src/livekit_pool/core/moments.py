@@ -42,9 +42,7 @@ class Moments:
 
     def _record(self, record: ServerRecord) -> ServerRecord:
         until = record.cool_down_until
-        if until is None or record.cool_down_cause is Cause.QUOTA:
-            return record
-        return replace(record, cool_down_until=self._now(until))
+        return record if until is None else replace(record, cool_down_until=self._now(until))
 
 
 def _moments(document: Document) -> Iterator[float]:

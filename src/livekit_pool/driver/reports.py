@@ -156,8 +156,8 @@ class Reports:
     Attributes:
         counts: how many there were, by what became of them.
         verified: how many verifications ended, by what they found: ``true``, ``false``,
-            ``unclear``, or ``probing``: a probe failed, and whether the server is down the next
-            ones tell, as of any server.
+            ``unclear``, or ``probing``: a probe failed, which the machine has heard, and judges as
+            any probe.
     """
 
     def __init__(

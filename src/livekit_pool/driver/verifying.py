@@ -123,7 +123,7 @@ def _of_probe(seen: ProbeResult, *, signed: bool) -> Found:
         kind = seen.kind or Cause.RATE_LIMIT
         return Found(cause=kind, detail=seen.detail, retry_after=seen.retry_after)
     if seen.outcome in KINDS and not signed:
-        # The machine goes by probes of its own: one alone shows nobody down, unless it is refused.
+        # For the machine to judge: a silent one alone shows nobody down.
         return Found(cause=KINDS[seen.outcome], source=FaultSource.PROBE, detail=seen.detail)
     return _WELL
 

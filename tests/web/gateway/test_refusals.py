@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 
 import pytest
 
+from livekit_pool import observe
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSource
 from livekit_pool.pool import Pool
+from livekit_pool.upstream.names import Unresolved
+from livekit_pool.web.gateway.dialer import Dialer
+from livekit_pool.web.gateway.upstream import Upstream
 from tests.web.gateway.a_pool import JOIN, Line, Script, Setting, a_pool
 from tests.web.served import until
 
@@ -147,3 +152,40 @@ async def test_a_refused_token_is_neither_logged_nor_passed_on(
     assert seen[0][1] is Cause.CREDENTIALS
     logged = [(record.getMessage(), vars(record).get("fields")) for record in caplog.records]
     assert "eyJ" not in repr((head, body, seen, logged))
+
+
+@pytest.mark.parametrize(
+    ("failure", "blamed"),
+    [
+        (Unresolved(own=True), False),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (Unresolved(own=False), True),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
+    ],
+)
+async def test_what_keeps_this_process_from_asking_is_no_fault_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: OSError,
+    blamed: bool,
+) -> None:
+    faults: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Pool, "fault", lambda _, *fault, **__: faults.append(fault))
+
+    async def joins(line: Line) -> None:
+        await line.joins()
+
+    async with a_pool(joins) as setting:
+        dialer = setting.gateway.dialers["red"]
+        failures = [failure]
+
+        async def dial(upstream: Upstream, request: bytes) -> None:
+            if failures:
+                raise failures.pop()
+            await Dialer.dial(dialer, upstream, request)
+
+        monkeypatch.setattr(dialer, "dial", dial)
+        connection = await setting.session()  # it is asked again in its time
+        connection.close()
+    assert [fault[:2] for fault in faults] == ([("red", Cause.DOWN)] if blamed else [])
+    assert (observe.OWN_FAULT in caplog.messages) is not blamed

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -197,3 +198,30 @@ async def test_ids_are_remembered_in_bounds(
         assert own.outcomes == {Outcome.COUNTED: 10, Outcome.REPLAYED: 1}
         assert len(own._seen) <= 4
         await until(lambda: len(receiver.got) == 10)
+
+
+async def test_what_a_dead_holder_left_does_not_hold_up_the_loop(
+    receiver: Receiver, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1000):
+        spool.put(signed(f"EV_{number}").record())
+    turns, at = 0, set()
+    process = Desk._process
+
+    async def noted(self: Desk, *given: Any) -> None:
+        at.add(turns)
+        await process(self, *given)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Desk, "_process", noted)
+    turning = asyncio.create_task(turn())
+    async with desk(receiver, spool) as holder:
+        await until(lambda: holder.outcomes == {Outcome.COUNTED: 1000})
+        await receiver.has(1000)
+    turning.cancel()
+    assert len(at) >= 1000 / module._AT_ONCE

@@ -93,7 +93,7 @@ def test_all_else_is_refused(signer: Signer, token: str, code: Refusal) -> None:
 
 
 def test_the_clocks_may_differ_by_a_minute(signer: Signer) -> None:
-    signer.verified(signature(BODY, exp=NOW - 59), now=NOW)
+    signer.verified(signature(BODY, nbf=NOW, exp=NOW - 59), now=NOW)
     signer.verified(signature(BODY, nbf=NOW + 59), now=NOW)
 
 

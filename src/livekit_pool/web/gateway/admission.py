@@ -18,7 +18,8 @@ from ... import observe
 from ...core.document import Cause
 from ...rooms import Room
 from ...stores.base import Placement
-from .inquiry import WATCH, Inquiry
+from .held import HeldInquiry
+from .inquiry import WATCH
 from .relay import SignalRelay
 from .request import UpgradeRequest
 from .upstream import Answer, Upstream
@@ -32,7 +33,7 @@ SETTLING: Final = 10.0
 """Longest time in seconds for which a new session counts as unsettled."""
 
 
-class Admission(Inquiry):
+class Admission(HeldInquiry):
     """The admission of one client to its room."""
 
     __slots__ = ("_asked", "_entered", "_relay")

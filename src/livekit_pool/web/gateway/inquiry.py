@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from ... import observe, tokens
+from ... import tokens
 from ...core.document import Cause
 from ...core.events import FaultSource
-from ...core.faults import Blame, Classified
-from ...driver.reports import Report, Standing
-from ...exceptions import NoAnswer, NoServer, PoolError, StoreError, TokenError
+from ...exceptions import NoAnswer, NoServer, StoreError, TokenError
 from ...rooms import Room
 from ...stores.base import Placement
 from ...upstream.connection import Failure
-from ..addresses import neighbourhood
 from .dialer import CONNECT
-from .refusal import Refusal
 from .request import UpgradeRequest, came_through
 from .upstream import Answer, Upstream
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["WATCH", "Door", "Inquiry"]
+__all__ = ["LOOK", "WATCH", "Door", "Inquiry"]
 
 WATCH: Final = 0.5
 """Seconds after which a join that has set no time limit for itself does so; few ever do."""
@@ -40,17 +35,11 @@ _FIRST_PAUSE: Final = 0.3
 
 _LONGEST_PAUSE: Final = 1.2
 
-_TRIES: Final = 3
-"""How often a server is asked again while it is found out whether it is at fault."""
-
-_LOOK: Final = 0.25
+LOOK: Final = 0.25
 """Seconds between two looks at whether what is waited for has happened unheard."""
 
 _FULL: Final = 0.6
 """Seconds to wait for a rotation away from a server that has as many as it may."""
-
-_NOT_FOUND_V1: Final = "404 page not found"
-"""What a server before 1.9.10 says to /rtc/v1; SDKs turn to /rtc on it."""
 
 
 class Door(Protocol):
@@ -67,7 +56,7 @@ class Inquiry:
     """
     A client's question to the server of its room, asked until it is answered.
 
-    Subclasses say which status is the good one, and what follows from it.
+    Subclasses say which status is the good one, and what follows from it and from others.
     """
 
     __slots__ = (
@@ -82,8 +71,8 @@ class Inquiry:
         "_request",
         "_retry",
         "_revision",
+        "_server",
         "_task",
-        "_tries",
         "_why",
     )
 
@@ -107,9 +96,9 @@ class Inquiry:
         self._task: asyncio.Task[object] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._expired = False  # the client was held as long as it may be
-        self._pause = 0.0  # before the server was asked again
-        self._revision = 0  # at which a server was asked last
-        self._tries: int | None = None  # how often yet to ask a server that may be at fault
+        self._server = ""  # that was asked last
+        self._revision = 0  # at which it was
+        self._pause = 0.0  # before it was asked again
         self._why = "no LiveKit server answered in time, try again"
         self._retry: asyncio.Future[None] | None = None
         """Done when something changed that may make the attempt under way pointless."""
@@ -188,13 +177,13 @@ class Inquiry:
             try:
                 placement = await pool.rooms.resolve(room.name, known)
             except NoServer:
-                await self._changed(_LOOK)
+                await self._changed(LOOK)
                 continue
             if self._request.query.resume and self._outdated(placement):
                 self._door.answer_leave(self._request)
                 return
             if not pool.joinable(placement.server):
-                await self._changed(_LOOK)
+                await self._changed(LOOK)
             elif await self._attempt(room, placement):
                 return
 
@@ -271,6 +260,10 @@ class Inquiry:
         """The server answered well; whether the client has been answered too."""
         raise NotImplementedError
 
+    async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
+        """The server did not let the client in; whether the client has been answered."""
+        raise NotImplementedError
+
     async def _ask(
         self, placement: Placement, asked: Upstream | None
     ) -> tuple[Upstream | None, Answer]:
@@ -316,6 +309,8 @@ class Inquiry:
         gateway = self._gateway
         # A room may stay where it is while the active server changes, and changes back.
         self._revision = max(placement.revision, gateway.pool.revision)
+        if placement.server != self._server:
+            self._server, self._pause = placement.server, 0.0
         server = gateway.pool.servers[placement.server]
         token = tokens.resign(self._claims.raw, server.key, server.secret)
         host = gateway.dialers[placement.server].host_header
@@ -364,96 +359,6 @@ class Inquiry:
             retry_after=retry_after,
         )
 
-    async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
-        """The server did not let the client in; whether the client has been answered."""
-        if answer.status == 0:
-            self._gateway.dialers[placement.server].forget()
-            self._lost(placement, upstream.error)
-            await self._hold(placement)
-            return False
-        refusal = Refusal.of(answer)
-        observe.event(
-            observe.UPSTREAM_REFUSED,
-            logging.WARNING,
-            server=placement.server,
-            status=refusal.status,
-            what=refusal.row,
-        )
-        if refusal.doubtful and not await self._is_full(placement, refusal):
-            return await self._doubted(placement, refusal)
-        if refusal.cause is None or refusal.doubtful:
-            self._pass_on(refusal)
-            return True
-        self._why = f"the LiveKit servers refuse joins ({refusal.row}), try again"
-        self._fault(placement, refusal.cause, refusal.detail, refusal.retry_after)
-        if refusal.lasts:
-            return await self._wait_for_another(placement, refusal)
-        await self._hold(placement)
-        if self._request.query.resume and await self._still_right(placement):
-            self._door.answer_leave(self._request)
-            return True
-        return False
-
-    async def _is_full(self, placement: Placement, refusal: Refusal) -> bool:
-        """Whether the room may take nobody more, as its server says."""
-        if refusal.blame is not Blame.ROOM or self._request.query.resume:
-            return False  # who was in it has a place
-        return await self._gateway.full_rooms.is_full(placement.server, placement.room)
-
-    async def _doubted(self, placement: Placement, refusal: Refusal) -> bool:
-        """
-        The server may be at fault, or this one client; whether the client has been answered.
-
-        So it counts for no more than a client's report of it: on the first one the pool looks for
-        itself. Meanwhile the server is asked again, and once more in any case.
-        """
-        if self._tries is None:
-            self._tries = _TRIES if await self._is_looked_into(placement, refusal) else 1
-        elif self._gateway.pool.driver.reports.verdict(placement.server) is not Standing.VERIFYING:
-            self._tries = 0
-        if not self._tries:
-            self._pass_on(refusal)
-            return True
-        self._tries -= 1
-        await self._hold(placement)
-        return False
-
-    async def _is_looked_into(self, placement: Placement, refusal: Refusal) -> bool:
-        """Whether it is being found out whose fault ``refusal`` is."""
-        claims = self._claims
-        report = Report(
-            server=placement.server,
-            revision=self._revision,
-            error=Classified(
-                blame=Blame.SERVER, cause=refusal.cause or Cause.DOWN, row=refusal.row
-            ),
-            reporter="\n".join(("join", claims.room, claims.identity)),
-            address=neighbourhood(self._client),
-        )
-        try:
-            told = await self._gateway.pool.driver.reports.take(report)
-        except PoolError:
-            return False
-        return told.status in (Standing.VERIFYING, Standing.ALREADY_HANDLED)
-
-    async def _wait_for_another(self, placement: Placement, refusal: Refusal) -> bool:
-        """Hold the client until its room is on another server; whether it had to be answered."""
-        pool, server, since = self._gateway.pool, placement.server, self._gateway.pool.now()
-        looked_into: bool | None = None
-        while await self._still_right(placement):
-            doubted = refusal.cause is Cause.CREDENTIALS and pool.takes_our_key(server, since)
-            if doubted and looked_into is None:
-                # For calls it does. So it is something in this client's token, or it is the joins
-                # of everybody, as in a region that is not allowed: one of our own tells.
-                looked_into = await self._is_looked_into(placement, refusal)
-            verifying = pool.driver.reports.verdict(server) is Standing.VERIFYING
-            cleared = looked_into is False or (looked_into is True and not verifying)
-            if cleared or not pool.can_leave(server):
-                self._unavailable(self._why)
-                return True
-            await self._changed(_LOOK)
-        return False
-
     async def _hold(self, placement: Placement) -> None:
         """
         Hold the client until its room is on another server, or the same one may be asked again.
@@ -464,17 +369,4 @@ class Inquiry:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self._pause else _FIRST_PAUSE
         until = loop.time() + self._pause
         while (left := until - loop.time()) > 0 and await self._still_right(placement):
-            await self._changed(min(left, _LOOK))
-
-    def _pass_on(self, refusal: Refusal) -> None:
-        """Answer the caller as the server did."""
-        request, status = self._request, refusal.status
-        if request.query.resume:
-            self._door.answer_leave(request)
-        elif status == 404 and request.path == b"/rtc/v1" and _NOT_FOUND_V1 in refusal.text:
-            self._door.refuse(404, _NOT_FOUND_V1)
-        elif self._claims.location is not None and status < 500:
-            # Old SDKs take any 4xx on their way back for the end of the call.
-            self._unavailable(f"the LiveKit server answered {status}, try again")
-        else:
-            self._door.refuse(status, refusal.text)
+            await self._changed(min(left, LOOK))

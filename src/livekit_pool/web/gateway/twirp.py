@@ -144,7 +144,7 @@ class _Twirp:
             try:
                 answer = await self._servers.ask(server, call)
             except Refused as refused:
-                await self._left(server, call, held_until, refused.why)
+                await self._left(server, call, held_until, refused)
                 continue
             except Unanswered as error:
                 if error.sent and not call.is_repeatable:
@@ -161,17 +161,20 @@ class _Twirp:
                 continue
             return answer
 
-    async def _left(self, server: Server, call: TwirpCall, until: float, why: str) -> None:
+    async def _left(self, server: Server, call: TwirpCall, until: float, refused: Refused) -> None:
         """
         Wait until ``call`` goes to another server than ``server``, which refused it.
 
         Raises:
             TwirpRefusal: there is none, or none before ``until``.
         """
-        pool = self._pool
+        pool, since = self._pool, self._pool.now()
         while await self._whereabouts(call, left=server.name) == server.name:
-            if _now() >= until or not pool.can_leave(server.name):
-                raise self._unavailable(f"the LiveKit servers refuse calls ({why}), try again")
+            # A server that takes our key dislikes something else in this caller's token.
+            cleared = refused.of_key and pool.takes_our_key(server.name, since)
+            if cleared or _now() >= until or not pool.can_leave(server.name):
+                message = f"the LiveKit servers refuse calls ({refused.why}), try again"
+                raise self._unavailable(message)
             await asyncio.sleep(_LOOK)
 
     async def _whereabouts(self, call: TwirpCall, left: str) -> str:

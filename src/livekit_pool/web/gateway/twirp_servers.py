@@ -38,11 +38,18 @@ class Unanswered(Exception):
 
 
 class Refused(Exception):
-    """A server did not carry out a call, for a reason that is its own; ``why`` in a few words."""
+    """
+    A server did not carry out a call, for a reason that is its own.
 
-    def __init__(self, why: str) -> None:
+    Attributes:
+        why: in a few words.
+        of_key: because it refuses the token that was made for it.
+    """
+
+    def __init__(self, why: str, *, of_key: bool) -> None:
         super().__init__(why)
         self.why = why
+        self.of_key = of_key
 
 
 class TwirpServers:
@@ -146,7 +153,7 @@ class TwirpServers:
         self._fault(server, found.cause, detail, revision, answer.retry_after)
         if found.cause in FORGIVABLE:
             raise Unanswered(sent=True)
-        raise Refused(found.row)
+        raise Refused(found.row, of_key=found.cause is Cause.CREDENTIALS)
 
     def _fault(
         self,

@@ -16,7 +16,7 @@ from ...rooms import Room
 from ...stores.base import Placement
 from ..addresses import client_address
 from .gateway import Gateway
-from .inquiry import Inquiry
+from .held import HeldInquiry
 from .request import NOT_FORWARDED, VIA, BadRequest, SignalQuery, UpgradeRequest, bearer
 from .upstream import Answer, Upstream
 
@@ -45,7 +45,7 @@ class _Answer:
         self.response = PlainTextResponse("success")
 
 
-class Validation(Inquiry):
+class Validation(HeldInquiry):
     """What an upgrade with the same query would be answered, without making one."""
 
     __slots__ = ()
