@@ -77,6 +77,8 @@ class Metering:
         """Begin; the driver must be running."""
         self._driver.keep(self._flush_again_and_again)
         self._driver.keep(self._read_again_and_again)
+        if any(server.max_participants for server in self._driver.servers.values()):
+            self._driver.keep(self._count_again_and_again)
         self._looking.start()
 
     async def aclose(self) -> None:
@@ -165,6 +167,11 @@ class Metering:
         }
         if usage and usage != self._driver.machine.usage:
             self._driver.feed(UsageSeen(usage=usage))
+
+    async def _count_again_and_again(self) -> None:
+        while True:  # as often as other processes may say how many they have
+            await asyncio.sleep(HEARTBEAT)
+            self.count_again()
 
     def _figure(self) -> None:
         """Count anew, with what this process has seen and not written yet."""
