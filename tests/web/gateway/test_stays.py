@@ -250,3 +250,27 @@ async def test_who_resumes_is_there_already() -> None:
         assert b" 101 " in (await connection.until(b"\r\n\r\n")).splitlines()[0]
         connection.close()
         first.close()
+
+
+# -- what is shown of it --
+
+
+async def test_status_has_the_minutes_of_each_server_that_is_ours() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        row = ProcessRow(
+            process="other", host="x", started=0.0, names=("red", "theirs"), fingerprint=""
+        )
+        await setting.pool.driver.store.beat(row)
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        status = await setting.pool.status()
+        connection.close()
+
+    shown = {server["name"]: server for server in status["servers"]}  # type: ignore[attr-defined]
+    assert (shown["red"]["burn_rate"], shown["green"]["burn_rate"]) == (1.0, 0.0)
+    assert shown["green"]["minutes_used"] == 0.0
+    assert shown["red"]["minutes_reset"].endswith("-01T00:00:00.000Z")
+    for key in ("minutes_left", "minutes_budget", "runs_out"):
+        assert shown["red"][key] is None, "it has no budget"
+    for key in ("minutes_used", "minutes_reset", "burn_rate"):
+        assert shown["theirs"][key] is None
