@@ -92,7 +92,7 @@ class Process:
     looked: dict[str, Probed] = field(
         default_factory=dict
     )  # of the probes that arrived, those begun last
-    period: int = 0
+    period: tuple[str, int] = ("", 0)  # lineage and activeSince
     refused: bool = False
     joins: int = 0
     limited_until: float = 0.0  # it knows of a limit for which joins are refused, so long
@@ -289,8 +289,9 @@ class World:
         document = process.document
         if isinstance(event, Probed):
             process.seen[event.server] = event.outcome
-        if process.period != document.active_since:
-            process.period, process.refused, process.joins = document.active_since, False, 0
+        period = (document.lineage, document.active_since)
+        if process.period != period:
+            process.period, process.refused, process.joins = period, False, 0
             process.limited_until = 0.0
         match event:
             case Probed(server=document.active_server, outcome=outcome):
