@@ -23,6 +23,7 @@ from tests.real.dns import DnsServer
 from tests.real.meeting import Meeting, meeting
 from tests.real.namespace import Namespace
 from tests.real.pool_process import COMMAND, PoolProcess
+from tests.real.until import until
 
 pytestmark = [pytest.mark.needs("namespaces"), pytest.mark.timeout(150)]
 
@@ -195,6 +196,32 @@ async def test_the_resolver_is(
 
         dns.delay, dns.failing, dns.confused = 0.0, False, False
         await pool.logs("Host names resolved again", seconds=45)
+
+
+async def test_one_name_is_gone_and_others_are_found(
+    tmp_path: Path, servers: list[LocalServer], namespace: Namespace
+) -> None:
+    """Its probes pass, over the connection that is open; but nobody new can come."""
+    hosts = {name: f"{name}.pool.test" for name in NAMES}
+    known = {hosts[name]: namespace.near[wire] for name, wire in NAMES.items()}
+    namespace.resolves_by(CLIENTS, "timeout:5", "attempts:2")
+    async with (
+        DnsServer(namespace.near[CLIENTS], known) as dns,
+        inside(namespace, tmp_path, servers, hosts) as pool,
+        meeting(pool) as call,
+    ):
+        await call.settled()
+        del dns.names[hosts["red"]]
+        await pool.logs("Host names not resolved names=red.pool.test", seconds=30)
+
+        async def left() -> bool:
+            await validated(pool, "carol")
+            return await pool.active() == "green"
+
+        await until(left, seconds=45, what=lambda: f"red is left\n{pool.log_end()}")
+        await call.is_on("green")
+        await call.runs()
+        assert [each["cause"] for each in await pool.rotations()] == ["down"]
 
 
 async def test_a_pool_starts_with_a_slow_resolver(
