@@ -76,13 +76,12 @@ class PlayedDriver:
         self.limits = {name: Limits(reset=MONTHLY) for name in NAMES}
         self.machine = self
         self.direct: Callable[[], Mapping[str, int]] = dict
-        self.ahead: Callable[[], Mapping[str, float]] = dict
         self.store_listeners: list[Callable[[bool], None]] = []
         self._day = day
         self._people = process.people
 
     def now(self) -> float:
-        return self._day.now
+        return self._day.now + self._day.set_on
 
     def health(self, server: str) -> Health:
         return Health.UP if server in self._day.up else Health.DOWN
@@ -117,7 +116,8 @@ class Process:
         self.name = f"p{next(day.numbers)}"
         self.people: set[Person] = set()
         self.driver = PlayedDriver(day, self, leads=leads)
-        self.metering = Metering(cast(Driver, self.driver), cast(Prober, day), self.occupied)
+        driver, prober = cast(Driver, self.driver), cast(Prober, day)
+        self.metering = Metering(driver, prober, self.occupied, monotonic=lambda: day.now)
 
     def occupied(self, server: str) -> dict[str, int]:
         return dict(Counter(person.room for person in self.people if person.server == server))
@@ -131,7 +131,6 @@ class Process:
             fingerprint="",
             sessions=self.driver.sessions(),
             direct=self.driver.direct(),
-            ahead=self.driver.ahead(),
         )
 
 
@@ -167,7 +166,7 @@ class AwayStore:
 
 @dataclass(slots=True)
 class Truth:
-    """What was: server -> (joined, left) of all who count."""
+    """What was: server -> (joined, left) of all who count, by the server's clock."""
 
     stays: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -197,6 +196,7 @@ class Day:
         self._direct = direct
         self.store = cast(Any, AwayStore(store, self.chance))
         self.now = BEGIN
+        self.set_on = 0.0  # seconds by which the store's clock, which is the pool's, is wrong
         self.numbers = itertools.count(1)
         self.up = set(NAMES)
         self.active = "red"
@@ -264,6 +264,8 @@ class Day:
             self.at(draw.uniform(BEGIN, END), self.process_restarts)
         for length in (60.0, 600.0, 2700.0):
             self.at(draw.uniform(BEGIN, END - length), partial(self.store_goes, length))
+        for seconds in (7200.0, 40.0):
+            self.at(draw.uniform(BEGIN, END), partial(self.clock_is_set, seconds))
         for process in self.processes:
             self._begin(process)
 
@@ -330,7 +332,8 @@ class Day:
 
     def _count(self, person: Person) -> None:
         if person.kind != "EGRESS":
-            self.truth.stays[person.server].append((person.joined, self.now))
+            skew = SKEW[person.server]
+            self.truth.stays[person.server].append((person.joined + skew, self.now + skew))
 
     def webhook(self, event: str, person: Person) -> None:
         """Lost, repeated, late; and it may find no process."""
@@ -412,8 +415,9 @@ class Day:
         work = process.metering
         self._again(process, 30, work.flush)
         self._again(process, 240, work.read)  # each 15 s in a pool: here it is what takes time
-        if process.leads:
-            self._again(process, 30, work.look)
+        asks = work.look if process.leads else work.ask_the_time
+        self.soon(0, 2, asks)
+        self._again(process, 30, asks)
 
     def _again(self, process: Process, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         async def once() -> None:
@@ -423,6 +427,11 @@ class Day:
                 self.at(self.now + seconds, once)
 
         self.soon(0, seconds, once)
+
+    def clock_is_set(self, seconds: float) -> None:
+        """That of the machines of the pool; the servers' are their own."""
+        self.counters["clock set"] += 1
+        self.set_on += seconds
 
     def store_goes(self, seconds: float) -> None:
         self.counters["outages"] += 1
@@ -445,13 +454,18 @@ class Day:
             self._rows = [process.row() for process in self.processes]
         return self._rows
 
+    async def date(self, server: Server) -> float | None:
+        if server.name not in self.up:
+            return None
+        return float(int(self.now + SKEW[server.name]))
+
     async def occupancy(self, server: Server) -> Occupancy:
         if server.name not in self.up:
             raise NoAnswer("down")
         # Recorders are not in these numbers.
         here = (person for person in self._here[server.name] if person.kind == "STANDARD")
         rooms = Counter(sorted(person.room for person in here))
-        return Occupancy(rooms=rooms, clock=float(int(self.now + SKEW[server.name])))
+        return Occupancy(rooms=rooms, clock=await self.date(server))
 
     async def present(self, server: Server, room: str) -> Sequence[Present]:
         if server.name not in self.up:

@@ -62,7 +62,14 @@ async def test_a_day_of_2000(kind: str, tmp_path: Path) -> None:
     assert day.counters["joins"] > 2000
     for what in ("webhooks", "webhooks lost", "resumes", "vanished", "rooms looked into"):
         assert day.counters[what] > 50, what
-    for what in ("rotations", "servers died", "processes died", "processes restarted", "outages"):
+    for what in (
+        "rotations",
+        "servers died",
+        "processes died",
+        "processes restarted",
+        "outages",
+        "clock set",
+    ):
         assert day.counters[what] > 0, what
 
 

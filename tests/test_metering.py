@@ -14,6 +14,7 @@ from livekit_pool.core import minutes
 from livekit_pool.core.budget import Usage
 from livekit_pool.exceptions import StoreOutcomeUnknown, StoreUnavailable
 from livekit_pool.metering import looking
+from livekit_pool.metering.clocks import ServerClocks
 from livekit_pool.metering.evidence import Evidence
 from livekit_pool.metering.metering import AFTER_GAP
 from livekit_pool.stores.base import Ledger
@@ -89,7 +90,7 @@ async def used(store: Store, server: str = "red") -> float:
 class TestEvidence:
     def evidence(self, limit: int = 10) -> Evidence:
         self.now = BEGIN
-        return Evidence(lambda: self.now, limit)
+        return Evidence(ServerClocks(lambda: self.now, lambda: self.now), limit)
 
     def test_of_a_session_lasts_as_long_as_it(self) -> None:
         evidence = self.evidence()
@@ -432,14 +433,79 @@ class TestLooking:
         await one.metering.look()
         assert one.metering.participants("red") == 0
 
-    async def test_a_clock_that_is_wrong_is_corrected_for_all_processes(
+    async def test_what_a_server_says_is_taken_by_its_own_clock(
         self, day: Day, one: Process, store: Store
     ) -> None:
         other = day.processes[1]
-        await one.metering.look()
-        day.now += 60
         skew = 90.0  # green's, in days that are played
-        at = day.now + skew
-        other.metering.witness("green", sid="PA_1", joined=at - 60, at=at)
+        await other.metering.ask_the_time()
+        join(other, "PA_1", "green")
+        day.now += 60
+        other.metering.witness("green", sid="PA_1", joined=day.now + skew - 61, at=day.now + skew)
         await other.metering.flush()
-        assert await used(store, "green") == pytest.approx(1.0, abs=1 / 60)
+        assert await used(store, "green") == pytest.approx(61 / 60, abs=1 / 60)
+
+
+class TestClocks:
+    def clocks(self) -> ServerClocks:
+        self.store, self.monotonic = BEGIN, 100.0
+        return ServerClocks(lambda: self.store, lambda: self.monotonic)
+
+    def pass_time(self, seconds: float) -> None:
+        self.store += seconds
+        self.monotonic += seconds
+
+    def test_without_a_word_the_servers_go_by_the_stores(self) -> None:
+        clocks = self.clocks()
+        self.pass_time(10)
+        assert clocks.now("red") == BEGIN + 10
+        assert not clocks.knows("red")
+
+    def test_small_differences_are_the_whole_seconds(self) -> None:
+        clocks = self.clocks()
+        clocks.heard("red", BEGIN - 2)
+        assert clocks.now("red") == BEGIN
+        assert clocks.knows("red")
+        clocks.heard("red", BEGIN + 1)
+        assert clocks.now("red") == BEGIN
+
+    def test_greater_ones_are_believed(self) -> None:
+        clocks = self.clocks()
+        clocks.heard("red", BEGIN - 60)
+        assert clocks.now("red") == BEGIN - 59.5
+        clocks.heard("red", BEGIN + 60)
+        assert clocks.now("red") == BEGIN + 60.5
+        assert clocks.now("green") == BEGIN
+
+    def test_a_clock_of_ours_that_is_set_changes_nothing(self) -> None:
+        clocks = self.clocks()
+        clocks.heard("red", BEGIN)
+        self.pass_time(5)
+        self.store += 7200
+        assert clocks.now("red") == BEGIN + 5
+
+
+class TestTimed:
+    def evidence(self) -> tuple[Evidence, ServerClocks]:
+        self.store, self.monotonic = BEGIN, 100.0
+        clocks = ServerClocks(lambda: self.store, lambda: self.monotonic)
+        return Evidence(clocks), clocks
+
+    def test_a_session_from_before_the_server_told_its_time(self) -> None:
+        evidence, clocks = self.evidence()
+        evidence.began("red", "PA_1")
+        assert evidence.spans()["red", "PA_1"] == (BEGIN, BEGIN)
+        self.monotonic += 10
+        clocks.heard("red", BEGIN - 3600)
+        self.monotonic += 10
+        assert evidence.spans()["red", "PA_1"] == (BEGIN - 3609.5, BEGIN - 3589.5)
+
+    def test_a_session_is_no_longer_for_a_servers_clock_that_is_set(self) -> None:
+        evidence, clocks = self.evidence()
+        clocks.heard("red", BEGIN)
+        evidence.began("red", "PA_1")
+        self.monotonic += 10
+        assert evidence.spans()["red", "PA_1"] == (BEGIN, BEGIN + 10)
+        clocks.heard("red", BEGIN + 3600)
+        self.monotonic += 10
+        assert evidence.spans()["red", "PA_1"] == (BEGIN, BEGIN + 20)

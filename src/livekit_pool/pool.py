@@ -318,7 +318,7 @@ class Pool:
         Args:
             to: name of the next server; by default the next available one in the list's order.
             expected_revision: do it only if the document is at this revision.
-            force: also to a server that is drained, down or misconfigured.
+            force: also to a server that is drained, down or misconfigured; its drain ends so.
 
         Raises:
             RotationRefused: it is not done; carries the current revision.

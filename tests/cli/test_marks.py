@@ -261,6 +261,9 @@ def test_json_waits_without_a_word_in_between(command: Run, pool: ScriptedPool) 
     seen(pool, left(2), left(0))
     ran = command("drain", "red", "--reason", "update", "--wait", "--json")
     assert (ran.code, json.loads(ran.out)) == (0, drained("red", rotation=ROTATION))
+    seen(pool, left(2))
+    ran = command("drain", "red", "--reason", "update", "--wait", "0", "--json")
+    assert (ran.code, json.loads(ran.out)) == (1, drained("red", rotation=ROTATION))
 
 
 # ---- undrain, pause, resume ---------------------------------------------------------------------

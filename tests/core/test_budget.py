@@ -11,7 +11,7 @@ from livekit_pool.core.actions import NoteEvent, Swap
 from livekit_pool.core.budget import Usage
 from livekit_pool.core.decisions import Decision, decide
 from livekit_pool.core.document import Cause, Document, ServerRecord, rotated
-from livekit_pool.core.events import Loaded, Probed, RowsSeen, Tick, UsageSeen
+from livekit_pool.core.events import Loaded, Probed, RowsSeen, SwapAnswered, Tick, UsageSeen
 from livekit_pool.core.health import Settings
 from livekit_pool.core.limits import Limits
 from livekit_pool.core.machine import PoolMachine, Role
@@ -278,6 +278,22 @@ class TestMachine:
         assert not pool.machine.available("green", START)
         assert pool.machine.role("green", START + 50) is Role.STANDBY
         assert pool.machine.available("green", START + 50)
+
+    def test_it_comes_back_at_the_reset_by_a_signed_probe(self) -> None:
+        reset = START + 1000
+        pool = Metered({"red": Limits(minutes=100.0, reset=Reset(at=reset))})
+        (swap,) = pool.tells(red=usage(96.0, ends=reset))
+        won = SwapAnswered(operation=swap.operation, won=True, document=swap.document)
+        pool.machine.receive(won, START)
+        assert pool.machine.role("red", reset - 1) is Role.EXHAUSTED
+        for moment, signed, available in (
+            (reset - 1, True, False),
+            (reset, False, False),
+            (reset + 1, True, True),
+        ):
+            pool.machine.receive(Probed(server="red", outcome=PASSED, signed=signed), moment)
+            assert pool.machine.available("red", moment) is available, moment
+        assert pool.machine.role("red", reset + 1) is Role.STANDBY
 
     def test_it_says_once_that_there_is_nowhere_to_go(self) -> None:
         pool = Metered()

@@ -129,8 +129,15 @@ class Setting:
 async def setting(
     folder: Path, servers: list[LocalServer], **settings: str
 ) -> AsyncIterator[Setting]:
+    """
+    The pool, when it has seen all servers.
+
+    Its probes are patient, because the injector shares this process with SDKs: that this machine is
+    busy with other things must not look like a silent server.
+    """
     async with AsyncExitStack() as stack:
         red = await stack.enter_async_context(Injector(servers[0].port))
+        settings = {"LIVEKIT_POOL_PROBE_TIMEOUT": "3", **settings}
         pool = PoolProcess(folder, servers, settings={"LIVEKIT_SERVERS_0_URL": red.url, **settings})
         await stack.enter_async_context(pool)
         tap = await stack.enter_async_context(Proxy(pool.port))
@@ -163,9 +170,9 @@ LONGEST = (300.0, 300.0)
     [
         (429, "slow down", {}, "rate_limit", "rate limit", COOL_LIMIT),
         (429, "", {"Retry-After": "120"}, "rate_limit", "rate limit", (120, 120)),
-        (429, "quota exceeded", {"Retry-After": "7"}, "quota", "quota", None),
-        (429, "connection limit reached for project", {}, "quota", "quota", None),
-        (429, "connection limit", {}, "connection_limit", "connection limit", COOL_LIMIT),
+        (429, "quota exceeded", {}, "quota", "quota", None),
+        (429, "quota exceeded", {"Retry-After": "3600"}, "quota", "quota", (3600, 3600)),
+        (429, "connection limit reached", {}, "connection_limit", "connection limit", COOL_LIMIT),
         (429, "participant limit", {}, "participant_limit", "participant limit", COOL_LIMIT),
         (
             503,
@@ -334,18 +341,19 @@ async def test_a_server_that_hangs_on_joins_alone_is_left(pool_of_three: Setting
     await alice.leave()
 
 
-async def test_a_black_hole_is_left(pool_of_three: Setting) -> None:
-    pool_of_three.red.swallows(everything)
-    began = time.monotonic()
+async def test_a_black_hole_is_left(tmp_path: Path, livekit_servers: list[LocalServer]) -> None:
+    async with setting(tmp_path, livekit_servers, LIVEKIT_POOL_PROBE_TIMEOUT="0.8") as made:
+        made.red.swallows(everything)
+        began = time.monotonic()
 
-    alice = await pool_of_three.joins()
+        alice = await made.joins()
 
-    print(f"black hole: connected after {time.monotonic() - began:.2f} s")
-    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
-    (rotation,) = await pool_of_three.pool.rotations()
-    assert (rotation["to"], rotation["cause"]) == ("green", "timeout")
-    assert (await pool_of_three.server("red"))["health"] == "down"
-    await alice.leave()
+        print(f"black hole: connected after {time.monotonic() - began:.2f} s")
+        await only_on(livekit_servers, "green", {ROOM: {"alice"}})
+        (rotation,) = await made.pool.rotations()
+        assert (rotation["to"], rotation["cause"]) == ("green", "timeout")
+        assert (await made.server("red"))["health"] == "down"
+        await alice.leave()
 
 
 @pytest.mark.parametrize(

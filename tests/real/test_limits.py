@@ -139,7 +139,8 @@ async def test_a_full_room_is_not_a_full_server(
         ]
         tried = [request for request in red.seen[before:] if joins(request.path)]
         print(f"{len(tried)} joins refused in {took:.1f} s, {len(asked)} questions")
-        assert len(tried) == 4 * 8  # the SDK tries four times
+        # The SDK tries four times. None is asked again, but where the answer took too long.
+        assert 4 * 8 <= len(tried) < 5 * 8
         # One question a second of each process, and one more where one came too early.
         assert len(asked) <= 2 * 2 * (took + 1)
 

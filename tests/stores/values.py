@@ -94,5 +94,4 @@ def process_row(process: str) -> ProcessRow:
         probing=True,
         revision=3,
         direct={"red": 2},
-        ahead={"red": 90.5},
     )

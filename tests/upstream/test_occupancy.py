@@ -103,3 +103,18 @@ def granted(head: str) -> object:
     token = line.split()[-1]
     claims = tokens.verify(token, tokens.KeyPair(key=KEY, secret=SECRET))
     return claims.raw["video"] if isinstance(claims.raw, dict) else None
+
+
+@pytest.mark.parametrize(
+    ("said", "moment"),
+    [
+        (response("200 OK", b"", "Date: Wed, 25 Nov 2026 12:00:00 GMT"), 1_795_608_000.0),
+        (response("405 No", b"", "Date: Wed, 25 Nov 2026 12:00:00 GMT"), 1_795_608_000.0),
+        (response("200 OK"), None),
+        (None, None),
+    ],
+)
+async def test_what_time_it_is(prober: Prober, said: bytes | None, moment: float | None) -> None:
+    async with scripted(always(said)) as running:
+        assert await prober.date(running.server) == moment
+        assert running.seen[0].head.startswith("HEAD / ")

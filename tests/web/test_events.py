@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
+from livekit_pool.core.document import Mark, drained, paused
 from livekit_pool.exceptions import StoreUnavailable
 from livekit_pool.web import events
 from livekit_pool.web.app import create_app
@@ -188,6 +189,17 @@ async def test_a_history_that_is_ahead_of_the_document_is_told_once(
         pool.announce(document(8, "blue"), rotation(8, "green", "blue"))
         pool.announce(document(9, "red"), rotation(9, "blue", "red"))
         assert await stream.event() == rotated(9, "blue", "red")
+
+
+async def test_a_drain_or_a_pause_is_a_state(pool: FakePool, served: Served) -> None:
+    async with listening(served) as stream:
+        assert await stream.event() == state(7, "green")
+        mark = Mark(by="olga", since=0.0, reason="update")
+        out = drained(pool.document, server="blue", mark=mark)
+        pool.announce(out)
+        assert await stream.event() == state(8, "green")
+        pool.announce(paused(out, mark=mark))
+        assert await stream.event() == state(9, "green")
 
 
 async def test_a_step_without_a_revision_is_a_state(pool: FakePool, served: Served) -> None:

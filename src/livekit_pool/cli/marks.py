@@ -79,12 +79,12 @@ def drain(
         )
     except RevisionConflict as error:
         raise moved_on(error, status["revision"]) from None
-    if not as_json:
+    if as_json:
+        print_json(answer)
+    else:
         click.echo(_drained(answer, was_active=status["active"] == name))
     if wait is not None:
         _await_empty(api, name, answer["revision"], wait, quiet=as_json)
-    if as_json:
-        print_json(answer)
 
 
 @click.command()
@@ -115,15 +115,14 @@ def pause(settings: Settings, *, reason: str, wait: float | None, as_json: bool)
     """
     api = PoolApi.of(settings)
     answer = api.post("/pool/pause", {"reason": reason})
-    if not as_json:
-        if answer["changed"]:
-            click.echo(f"Automatic rotation is paused, revision {answer['revision']}.")
-        else:
-            click.echo(f"It is paused already, {_set_by(answer['paused'])}: nothing to do.")
-    if wait is not None:
-        _await_heard(api, answer["revision"], wait, quiet=as_json)
     if as_json:
         print_json(answer)
+    elif answer["changed"]:
+        click.echo(f"Automatic rotation is paused, revision {answer['revision']}.")
+    else:
+        click.echo(f"It is paused already, {_set_by(answer['paused'])}: nothing to do.")
+    if wait is not None:
+        _await_heard(api, answer["revision"], wait, quiet=as_json)
 
 
 @click.command()

@@ -186,7 +186,7 @@ def folded(account: Account, calendar: Calendar, now: float) -> Fold | None:
     if until <= account.until <= _ms(now):
         return None
     sums: dict[int, int] = {}
-    if account.until <= until and account.stays:
+    if account.stays:
         first = min(stay.start for stay in account.stays.values())
         for start, end in _parts(max(account.until, first, until - _KEPT), until, calendar):
             total = _within(account, start, end)

@@ -119,8 +119,7 @@ class Driver:
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
         reports: what clients report.
-        direct, ahead: server name -> participants past the pool, seconds that its clock is ahead,
-            as far as this process looks for them; likewise.
+        direct: server name -> participants past the pool that this process knows of; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
 
@@ -145,7 +144,6 @@ class Driver:
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
         self.direct: Callable[[], Mapping[str, int]] = dict
-        self.ahead: Callable[[], Mapping[str, float]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
         )
@@ -772,7 +770,6 @@ class Driver:
             probing=self.probing,
             revision=document.revision if document else 0,
             direct=dict(self.direct()),
-            ahead=dict(self.ahead()),
         )
 
     async def _beats(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from ..core import minutes
+from .clocks import ServerClocks
 
 __all__ = ["LIMIT", "Evidence", "Span", "Stay", "sums_of"]
 
@@ -26,7 +28,23 @@ Stay = tuple[str, str]
 """Name of a server, SID of a participant."""
 
 Span = tuple[float, float]
-"""From when to when it was seen, seconds since the epoch."""
+"""From when to when it was seen, seconds since the epoch by the server's clock."""
+
+
+@dataclass(slots=True)
+class _Live:
+    """
+    A participant with sessions here.
+
+    Attributes:
+        since: when the first of them began, monotonic.
+        base: the server's clock minus the monotonic one, from when it was known on. It stays: where
+            the server's clock is set meanwhile, this stay is no longer for that.
+    """
+
+    since: float
+    sessions: int = 0
+    base: float | None = None
 
 
 class Evidence:
@@ -37,12 +55,12 @@ class Evidence:
         lost: stays of which evidence was lost, because there was too much of it.
     """
 
-    def __init__(self, now: Callable[[], float], limit: int = LIMIT) -> None:
-        """``now`` is the store's time, ``limit`` the number of stays that are kept."""
-        self._now = now
+    def __init__(self, clocks: ServerClocks, limit: int = LIMIT) -> None:
+        """``limit`` is the number of stays that are kept."""
+        self._clocks = clocks
         self._limit = limit
         self._seen: dict[Stay, Span] = {}
-        self._live: dict[Stay, tuple[float, int]] = {}  # since when, by how many sessions
+        self._live: dict[Stay, _Live] = {}
         self.lost = 0
 
     def __len__(self) -> int:
@@ -51,25 +69,22 @@ class Evidence:
     def began(self, server: str, sid: str) -> None:
         """A session of a participant is here, from now on."""
         if _is_sid(sid):
-            since, sessions = self._live.get((server, sid), (self._now(), 0))
-            self._live[server, sid] = since, sessions + 1
+            new = _Live(self._clocks.monotonic())
+            self._live.setdefault((server, sid), new).sessions += 1
 
     def ended(self, server: str, sid: str) -> None:
         """It is over. A participant may have another: a resume comes before the end of the old."""
         live = self._live.get((server, sid))
         if live is None:
             return
-        since, sessions = live
-        now = self._now()
-        if sessions > 1:
-            self._live[server, sid] = since, sessions - 1
-        else:
+        live.sessions -= 1
+        if not live.sessions:
             del self._live[server, sid]
-        self.saw(server, sid, since, now)
+            self._keep((server, sid), self._span(server, live))
 
     def saw(self, server: str, sid: str, start: float, end: float) -> None:
-        """Somebody saw a participant from ``start`` to ``end``, seconds since the epoch."""
-        now = self._now()
+        """Somebody saw a participant from ``start`` to ``end``, by the server's clock."""
+        now = self._clocks.now(server)
         if not _is_sid(sid) or not math.isfinite(start) or not math.isfinite(end):
             return
         end = max(now - _LONGEST, min(end, now))
@@ -77,9 +92,9 @@ class Evidence:
 
     def spans(self) -> dict[Stay, Span]:
         """All of it, with the sessions that are here as they are now."""
-        now, spans = self._now(), dict(self._seen)
-        for stay, (since, _) in self._live.items():
-            spans[stay] = _union(spans.get(stay), (since, now))
+        spans = dict(self._seen)
+        for stay, live in self._live.items():
+            spans[stay] = _union(spans.get(stay), self._span(stay[0], live))
         return spans
 
     def take(self) -> dict[Stay, Span]:
@@ -93,6 +108,12 @@ class Evidence:
         newer, self._seen = self._seen, {}
         for stay, span in (*spans.items(), *newer.items()):
             self._keep(stay, span)
+
+    def _span(self, server: str, live: _Live) -> Span:
+        if live.base is None and self._clocks.knows(server):
+            live.base = self._clocks.base(server)
+        base = self._clocks.base(server) if live.base is None else live.base
+        return base + live.since, base + self._clocks.monotonic()
 
     def _keep(self, stay: Stay, span: Span) -> None:
         self._seen[stay] = _union(self._seen.get(stay), span)

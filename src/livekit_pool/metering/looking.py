@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from ..core.health import Health
 from ..driver import Driver
 from ..exceptions import NoAnswer
-from ..upstream.occupancy import Occupancy
 from ..upstream.probe import Prober
+from .clocks import ServerClocks
 
 __all__ = ["Looking"]
 
@@ -23,9 +23,6 @@ AT_ONCE: Final = 20
 
 AGAIN: Final = 300.0
 """Seconds after which a room is looked into although its number of participants explains itself."""
-
-_UNEQUAL_CLOCKS: Final = 2.0
-"""Seconds by which a server's clock must differ to be corrected: its date is of whole seconds."""
 
 
 class _Witnesses(Protocol):
@@ -44,26 +41,21 @@ class Looking:
         prober: Prober,
         told: _Witnesses,
         occupied: Callable[[str], Mapping[str, int]],
+        clocks: ServerClocks,
     ) -> None:
         """``occupied`` says how many sessions are here on a server, in each of its rooms."""
         self._driver = driver
         self._prober = prober
         self._told = told
         self._occupied = occupied
-        self._ahead: dict[str, float] = {}
+        self._clocks = clocks
         self._direct: dict[str, int] = {}
-        self._looked: dict[tuple[str, str], float] = {}  # server, room -> store time
+        self._looked: dict[tuple[str, str], float] = {}  # server, room -> monotonic time
         driver.direct = lambda: self._direct
-        driver.ahead = lambda: self._ahead
 
     def start(self) -> None:
         """Begin; the driver must be running."""
         self._driver.keep(self._look_again_and_again)
-
-    def ahead(self, server: str) -> float:
-        """Seconds that the clock of ``server`` is ahead of the store's; 0 if it hardly differs."""
-        seen = [row.ahead[server] for row in self._driver.rows if server in row.ahead]
-        return self._ahead.get(server, seen[0] if seen else 0.0)
 
     def direct(self, server: str) -> int:
         """How many participants were on ``server`` past the pool, at the last look."""
@@ -71,22 +63,35 @@ class Looking:
 
     async def look(self) -> None:
         """Look at all servers that are not down."""
-        up = [
-            name
-            for name in self._driver.servers
-            if self._driver.machine.health(name) is not Health.DOWN
-        ]
+        up = self._up()
         self._direct = {name: count for name, count in self._direct.items() if name in up}
         await asyncio.gather(*(self._look_at(name) for name in up))
 
+    async def ask_the_time(self) -> None:
+        """Ask all servers that are not down what time it is."""
+        await asyncio.gather(*(self._ask_the_time(name) for name in self._up()))
+
+    def _up(self) -> list[str]:
+        driver = self._driver
+        return [n for n in driver.servers if driver.machine.health(n) is not Health.DOWN]
+
     async def _look_again_and_again(self) -> None:
+        due = -math.inf
         while True:
             if self._driver.probing:
                 await self.look()
                 await asyncio.sleep(EVERY)
-            else:
-                self._direct.clear()
-                await asyncio.sleep(1.0)
+                continue
+            self._direct.clear()
+            if (now := self._clocks.monotonic()) >= due:
+                due = now + EVERY
+                await self.ask_the_time()
+            await asyncio.sleep(1.0)
+
+    async def _ask_the_time(self, name: str) -> None:
+        moment = await self._prober.date(self._driver.servers[name])
+        if moment is not None:
+            self._clocks.heard(name, moment)
 
     async def _look_at(self, name: str) -> None:
         server = self._driver.servers[name]
@@ -94,7 +99,8 @@ class Looking:
             occupancy = await self._prober.occupancy(server)
         except NoAnswer:
             return
-        self._set_clock(name, occupancy)
+        if occupancy.clock is not None:
+            self._clocks.heard(name, occupancy.clock)
         rooms = {room: count for room, count in occupancy.rooms.items() if count}
         through = self._through(name)
         self._direct[name] = max(0, sum(rooms.values()) - through)
@@ -103,17 +109,14 @@ class Looking:
                 present = await self._prober.present(server, room)
             except NoAnswer:
                 return
-            at = self._looked[name, room] = self._driver.now()
+            self._looked[name, room] = self._clocks.monotonic()
+            at = self._clocks.now(name)
             for each in present:
-                # What was told by the server's clock is corrected by whoever is told.
-                at_server = at + self.ahead(name)
-                self._told.witness(
-                    name, sid=each.sid, joined=each.joined, at=at_server, kind=each.kind
-                )
+                self._told.witness(name, sid=each.sid, joined=each.joined, at=at, kind=each.kind)
 
     def _worth_a_look(self, name: str, rooms: Mapping[str, int], through: int) -> Iterable[str]:
         """The rooms to be looked into, those that were looked into longest ago first."""
-        now = self._driver.now()
+        now = self._clocks.monotonic()
         self._looked = {
             (server, room): at
             for (server, room), at in self._looked.items()
@@ -134,8 +137,3 @@ class Looking:
         others = [row for row in self._driver.rows if row.process != self._driver.process]
         own = self._driver.sessions().get(name, 0)
         return own + sum(row.sessions.get(name, 0) for row in others)
-
-    def _set_clock(self, name: str, occupancy: Occupancy) -> None:
-        if occupancy.clock is not None:
-            ahead = occupancy.clock - self._driver.now()
-            self._ahead[name] = ahead if abs(ahead) >= _UNEQUAL_CLOCKS else 0.0

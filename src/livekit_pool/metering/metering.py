@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ..driver import Driver
 from ..exceptions import StoreError
 from ..stores.base import HEARTBEAT, Ledger, ProcessRow
 from ..upstream.probe import Prober
+from .clocks import ServerClocks
 from .evidence import Evidence, sums_of
 from .looking import Looking
 
@@ -50,19 +52,24 @@ class Metering:
     """The minutes of one process's pool."""
 
     def __init__(
-        self, driver: Driver, prober: Prober, occupied: Callable[[str], dict[str, int]]
+        self,
+        driver: Driver,
+        prober: Prober,
+        occupied: Callable[[str], dict[str, int]],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``occupied`` says how many sessions are here on a server, in each of its rooms."""
         self._driver = driver
-        self._evidence = Evidence(driver.now)
-        self._looking = Looking(driver, prober, self, occupied)
+        self._clocks = ServerClocks(driver.now, monotonic)
+        self._evidence = Evidence(self._clocks)
+        self._looking = Looking(driver, prober, self, occupied, self._clocks)
         self._sessions: Counter[str] = Counter()
         self._ledger: dict[str, dict[str, int]] = {}
         self._figures: dict[str, Usage] = {}
         self._figured_at = -math.inf
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._folds_from = 0.0  # by the store's time
+        self._folds_from = -math.inf  # monotonic
         self._told_of_loss = False
         driver.listen_store(self._store_changed)
 
@@ -70,6 +77,8 @@ class Metering:
         """Begin; the driver must be running."""
         self._driver.keep(self._flush_again_and_again)
         self._driver.keep(self._read_again_and_again)
+        if any(server.max_participants for server in self._driver.servers.values()):
+            self._driver.keep(self._count_again_and_again)
         self._looking.start()
 
     async def aclose(self) -> None:
@@ -111,18 +120,21 @@ class Metering:
             kind: LiveKit's name of the participant's kind. Recorders (EGRESS) are not counted.
         """
         if server in self._driver.servers and kind not in _NOT_COUNTED:
-            ahead = self._looking.ahead(server)
-            self._evidence.saw(server, sid, (joined or at) - ahead, at - ahead)
+            self._evidence.saw(server, sid, joined or at, at)
 
     async def look(self) -> None:
         """Ask the servers who is on them, now."""
         await self._looking.look()
 
+    async def ask_the_time(self) -> None:
+        """Ask the servers what time it is, now."""
+        await self._looking.ask_the_time()
+
     # -- figures --
 
     def usage(self, server: str, rows: Sequence[ProcessRow] | None = None) -> Usage:
         """What is used of ``server`` now; by these ``rows``, or those that were read last."""
-        if self._driver.now() >= self._figured_at + FRESH:
+        if self._clocks.monotonic() >= self._figured_at + FRESH:
             self._figure()
         figures = self._figures.get(server, NONE)
         return replace(figures, participants=self.participants(server, rows))
@@ -156,13 +168,19 @@ class Metering:
         if usage and usage != self._driver.machine.usage:
             self._driver.feed(UsageSeen(usage=usage))
 
+    async def _count_again_and_again(self) -> None:
+        while True:  # as often as other processes may say how many they have
+            await asyncio.sleep(HEARTBEAT)
+            self.count_again()
+
     def _figure(self) -> None:
         """Count anew, with what this process has seen and not written yet."""
-        now = self._figured_at = self._driver.now()
+        self._figured_at = self._clocks.monotonic()
         mine = sums_of(self._evidence.spans())
         self._figures = {}
         for server in self._driver.servers:
             reset, writer = self._limits(server).reset, minutes.writer(server)
+            now = self._clocks.now(server)
             kept = self._ledger.get(writer, {})
             account = minutes.read(minutes.merged(kept, mine.get(writer, {})))
             self._figures[server] = Usage(
@@ -213,7 +231,7 @@ class Metering:
 
     def _store_changed(self, ok: bool) -> None:
         if ok:
-            self._folds_from = self._driver.now() + AFTER_GAP
+            self._folds_from = self._clocks.monotonic() + AFTER_GAP
             self._wake.set()
 
     async def _flush_again_and_again(self) -> None:
@@ -231,7 +249,7 @@ class Metering:
     async def _read_again_and_again(self) -> None:
         due = -math.inf
         while True:
-            if (now := self._driver.now()) >= due:
+            if (now := self._clocks.monotonic()) >= due:
                 due = now + max(READ, self._driver.store.heartbeat)
                 with contextlib.suppress(StoreError):
                     await self.read()
@@ -247,14 +265,14 @@ class Metering:
         """
         ledger = await self._driver.ledger()
         self._ledger = {writer: dict(sums) for writer, sums in ledger.items()}
-        if self._driver.probing and self._driver.now() >= self._folds_from:
+        if self._driver.probing and self._clocks.monotonic() >= self._folds_from:
             for server in self._driver.servers:
                 await self._fold(server)
 
     async def _fold(self, server: str) -> None:
         writer, reset = minutes.writer(server), self._limits(server).reset
         account = minutes.read(self._ledger.get(writer, {}))
-        fold = minutes.folded(account, reset, self._driver.now())
+        fold = minutes.folded(account, reset, self._clocks.now(server))
         if fold is None:
             return
         done = await self._driver.store.fold(

@@ -133,7 +133,6 @@ class ProcessRow:
         probing: whether it is the one that probes on its machine.
         revision: of the document that it follows; 0 before it has one.
         direct: server name -> number of participants that came past the pool, if it looks for them.
-        ahead: server name -> seconds that its clock is ahead of the store's, if it looks for that.
     """
 
     process: str
@@ -146,7 +145,6 @@ class ProcessRow:
     probing: bool = False
     revision: int = 0
     direct: Mapping[str, int] = field(default_factory=dict)
-    ahead: Mapping[str, float] = field(default_factory=dict)
     beat: float = 0.0
 
 

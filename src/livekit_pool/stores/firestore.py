@@ -286,15 +286,15 @@ class FirestoreStore:
     ) -> bool:
         check_fold(writer, key, expected, totals)
         client, budget = self._open(), Budget()
-        name = self._address.below("ledger", writer)
+        name, dropped = self._address.below("ledger", writer), set(drop)
         while True:
             entry = (await client.read([name], budget)).get(name)
             sums = {} if entry is None else values.read_sums(entry.fields)
             if sums.get(key, 0) != expected:
                 return False
-            new = {each: total for each, total in sums.items() if each not in drop} | dict(totals)
+            left = {each: total for each, total in sums.items() if each not in dropped}
             write = types.Write(
-                update=types.Document(name=name, fields=values.sums_fields(new)),
+                update=types.Document(name=name, fields=values.sums_fields(left | dict(totals))),
                 current_document=as_written(entry.update_time if entry else None),
             )
             try:

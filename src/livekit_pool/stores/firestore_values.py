@@ -192,7 +192,6 @@ def row_fields(row: ProcessRow) -> dict[str, Value]:
             "probing": row.probing,
             "revision": row.revision,
             "direct": json.dumps(dict(row.direct)),
-            "ahead": json.dumps(dict(row.ahead)),
         }
     )
 
@@ -212,7 +211,6 @@ def read_row(fields: Mapping[str, Any]) -> ProcessRow | None:
             probing=content["probing"],
             revision=content.get("revision", 0),  # a row of an older version has none
             direct=json.loads(content.get("direct", "{}")),
-            ahead=json.loads(content.get("ahead", "{}")),
             beat=float(content["beat"]),
         )
     except (KeyError, TypeError, ValueError):

@@ -16,7 +16,7 @@ from ..exceptions import NoAnswer
 from ..servers import Server
 from .attempt import Seen
 
-__all__ = ["Occupancy", "Present", "occupancy", "present"]
+__all__ = ["Occupancy", "Present", "date", "occupancy", "present"]
 
 _TOKEN_LIFE: Final = 300
 """Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
@@ -84,6 +84,15 @@ async def present(session: aiohttp.ClientSession, server: Server, room: str) -> 
         for each in _objects(content, "participants", server)
         if each.get("state") != _GONE
     ]
+
+
+async def date(session: aiohttp.ClientSession, server: Server) -> float | None:
+    """What time ``server`` says it is, whatever else it says; None if it says nothing."""
+    try:
+        async with session.head(f"{server.http_url}/", allow_redirects=False) as answer:
+            return _clock(answer.headers.get("Date"))
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
 
 
 async def _ask(

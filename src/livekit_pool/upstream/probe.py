@@ -30,7 +30,7 @@ from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
 from .full_room import is_full
 from .join_probe import JoinProber, JoinResult, Witness
-from .occupancy import Occupancy, Present, occupancy, present
+from .occupancy import Occupancy, Present, date, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
 
@@ -212,6 +212,10 @@ class Prober:
         else:
             return {name: found[name] for name in wanted if name in found}
         raise NoAnswer(f"{server.name} did not list its rooms: {detail}")
+
+    async def date(self, server: Server) -> float | None:
+        """What time it is by the clock of ``server``, in whole seconds; None if it does not say."""
+        return await date(self._fresh, server)
 
     async def occupancy(self, server: Server) -> Occupancy:
         """All rooms of ``server``, with their numbers of participants. Raises as `list_rooms`."""

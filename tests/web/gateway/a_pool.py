@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from livekit.protocol import models, rtc
@@ -121,8 +121,16 @@ class Setting:
 
 
 @contextlib.asynccontextmanager
-async def a_pool(script: Script, *, join_timeout: float = 60) -> AsyncIterator[Setting]:
-    """``join_timeout``, unless it is what the test is about, is longer than any test."""
+async def a_pool(
+    script: Script, *, join_timeout: float = 60, most: Mapping[str, int] | None = None
+) -> AsyncIterator[Setting]:
+    """
+    A pool whose servers do what ``script`` says.
+
+    Args:
+        join_timeout: unless it is what the test is about, it is longer than any test.
+        most: how many participants a server may have at most.
+    """
     red, green = Fake(script), Fake(script)
     async with contextlib.AsyncExitStack() as stack:
         for fake in (red, green):
@@ -132,7 +140,13 @@ async def a_pool(script: Script, *, join_timeout: float = 60) -> AsyncIterator[S
             fake.port = listener.sockets[0].getsockname()[1]
         settings = Settings(
             servers=tuple(
-                Server(name=name, url=f"ws://127.0.0.1:{fake.port}", key=name, secret=SECRET)
+                Server(
+                    name=name,
+                    url=f"ws://127.0.0.1:{fake.port}",
+                    key=name,
+                    secret=SECRET,
+                    max_participants=(most or {}).get(name),
+                )
                 for name, fake in (("red", red), ("green", green))
             ),
             key="pool",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from livekit.protocol import models, rtc
@@ -152,20 +151,8 @@ async def test_a_webhook_tells_of_the_same_stay() -> None:
 # -- a server that is full --
 
 
-def limited(setting: Setting, **most: int) -> None:
-    """Say how many participants each server may have at most."""
-    metering, machine = setting.pool.metering, setting.pool.driver.machine
-    servers = dict(setting.pool.driver.servers)
-    for name, count in most.items():
-        servers[name] = replace(servers[name], max_participants=count)
-        machine.limits[name] = replace(machine.limits[name], max_participants=count)  # type: ignore[index]
-    setting.pool.driver.servers = servers  # type: ignore[misc]
-    metering.tell()
-
-
 async def test_a_join_to_a_full_server_is_told_when_to_try_again() -> None:
-    async with a_pool(lambda line: line.joins()) as setting:
-        limited(setting, red=1, green=1)
+    async with a_pool(lambda line: line.joins(), most={"red": 1, "green": 1}) as setting:
         first = await setting.session()
         await until(lambda: setting.pool.metering.is_full("red"))
 
@@ -190,8 +177,7 @@ async def test_of_joins_that_come_together_no_more_are_let_in_than_may() -> None
         await line.joins()
         gone.append(await line.reader.read(64))
 
-    async with a_pool(waits) as setting:
-        limited(setting, red=3, green=3)
+    async with a_pool(waits, most={"red": 3, "green": 3}) as setting:
         connections = [await setting.asks() for _ in range(8)]
         await until(lambda: len(setting.red.lines) == 8)
         go.set()
@@ -207,8 +193,7 @@ async def test_of_joins_that_come_together_no_more_are_let_in_than_may() -> None
 
 
 async def test_everybody_moves_to_a_server_that_has_room_and_the_join_goes_there() -> None:
-    async with a_pool(lambda line: line.joins()) as setting:
-        limited(setting, red=1)
+    async with a_pool(lambda line: line.joins(), most={"red": 1}) as setting:
         first = await setting.session()
         await until(lambda: setting.pool.active_server == "green")
         (rotation,) = await setting.pool.history()
@@ -219,18 +204,28 @@ async def test_everybody_moves_to_a_server_that_has_room_and_the_join_goes_there
         first.close()
 
 
+async def test_a_server_that_others_filled_is_left_without_a_join() -> None:
+    async with a_pool(lambda line: line.joins(), most={"red": 1}) as setting:
+        await others_have(setting, red=1)
+        await until(lambda: setting.pool.active_server == "green")
+
+
+async def others_have(setting: Setting, **sessions: int) -> None:
+    """Another process says how many participants it has."""
+    row = ProcessRow(
+        process="other",
+        host="x",
+        started=0.0,
+        names=("red", "green"),
+        fingerprint="",
+        sessions=sessions,
+    )
+    await setting.pool.driver.store.beat(row)
+
+
 async def test_a_join_tells_of_a_server_that_others_filled() -> None:
-    async with a_pool(lambda line: line.joins()) as setting:
-        limited(setting, red=1)
-        other = ProcessRow(
-            process="other",
-            host="x",
-            started=0.0,
-            names=("red", "green"),
-            fingerprint="",
-            sessions={"red": 1},
-        )
-        await setting.pool.driver.store.beat(other)
+    async with a_pool(lambda line: line.joins(), most={"red": 1}) as setting:
+        await others_have(setting, red=1)
         await until(lambda: setting.pool.is_full("red"))
         connection = await setting.asks()
         await connection.until(JOIN)
@@ -246,8 +241,7 @@ async def test_who_resumes_is_there_already() -> None:
         reconnect = rtc.SignalResponse(reconnect=rtc.ReconnectResponse())
         line.writer.write(SWITCHED + encode(reconnect.SerializeToString()))
 
-    async with a_pool(answers) as setting:
-        limited(setting, red=1, green=1)
+    async with a_pool(answers, most={"red": 1, "green": 1}) as setting:
         first = await setting.session()
         await until(lambda: setting.pool.metering.is_full("red"))
         claims = tokens.verify(setting.token(), setting.pool.pair).raw
@@ -256,3 +250,27 @@ async def test_who_resumes_is_there_already() -> None:
         assert b" 101 " in (await connection.until(b"\r\n\r\n")).splitlines()[0]
         connection.close()
         first.close()
+
+
+# -- what is shown of it --
+
+
+async def test_status_has_the_minutes_of_each_server_that_is_ours() -> None:
+    async with a_pool(lambda line: line.joins()) as setting:
+        row = ProcessRow(
+            process="other", host="x", started=0.0, names=("red", "theirs"), fingerprint=""
+        )
+        await setting.pool.driver.store.beat(row)
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        status = await setting.pool.status()
+        connection.close()
+
+    shown = {server["name"]: server for server in status["servers"]}  # type: ignore[attr-defined]
+    assert (shown["red"]["burn_rate"], shown["green"]["burn_rate"]) == (1.0, 0.0)
+    assert shown["green"]["minutes_used"] == 0.0
+    assert shown["red"]["minutes_reset"].endswith("-01T00:00:00.000Z")
+    for key in ("minutes_left", "minutes_budget", "runs_out"):
+        assert shown["red"][key] is None, "it has no budget"
+    for key in ("minutes_used", "minutes_reset", "burn_rate"):
+        assert shown["theirs"][key] is None
