@@ -89,9 +89,7 @@ class Process:
     undecided: bool = False  # its swap's answer was lost, and it has not read the document since
     # What it must act upon: evidence that arrived in the present period of the active server.
     back_at: float = 0.0  # when the store was back last
-    looked: dict[str, Probed] = field(
-        default_factory=dict
-    )  # of the probes that arrived, those begun last
+    missed: dict[str, float] = field(default_factory=dict)  # when the newest miss began
     period: tuple[str, int] = ("", 0)  # lineage and activeSince
     refused: bool = False
     joins: int = 0
@@ -247,10 +245,10 @@ class World:
 
     def feed(self, process: Process, event: Event) -> None:
         self.now += 0.001  # no two things happen at once
-        if isinstance(event, Probed):
-            before = process.looked.get(event.server, event)
+        if isinstance(event, Probed) and event.outcome is not PASSED:
             # One that began earlier may arrive later; it is no look of that moment.
-            process.looked[event.server] = max(before, event, key=lambda look: look.began or 0.0)
+            missed = process.missed.get(event.server, 0.0)
+            process.missed[event.server] = max(missed, event.began or 0.0)
         for action in process.machine.receive(event, self.now):
             self.perform(process, action)
         self.remember(process, event)
@@ -392,9 +390,8 @@ class World:
         ):
             return
         if process.step is not None and rotation.cause in FORGIVABLE:
-            look = process.looked[rotation.from_]
-            seen = look.began if look.outcome is not PASSED else None
-            assert (seen or 0.0) > process.back_at, "a step was confirmed without a fresh look"
+            fresh = process.missed.get(rotation.from_, 0.0) > process.back_at
+            assert fresh, "a step was confirmed without a fresh look"
         assert base.record(rotation.to).drained is None, "a drained server was chosen"
         assert process.machine.health(rotation.to) is Health.UP, "a server not up was chosen"
         if base.record(rotation.to).cooling(self.now):
