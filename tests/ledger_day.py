@@ -296,7 +296,8 @@ class Day:
         process = person.process = self.chance.choice(self.processes)
         process.people.add(person)
         process.metering.entered(person.server)
-        process.metering.began(person.server, sid)
+        joined = person.joined + SKEW[person.server]
+        process.metering.began(person.server, sid, joined, now=person.joined == self.now)
 
     def disconnect(self, person: Person) -> None:
         process, person.process = person.process, None

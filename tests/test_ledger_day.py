@@ -73,7 +73,7 @@ async def test_a_day_of_2000(kind: str, tmp_path: Path) -> None:
         assert day.counters[what] > 0, what
 
 
-@pytest.mark.parametrize("parts", [{"lost": 1.0}, {"direct": 1.0}, {"direct": 1.0, "lost": 0.5}])
+@pytest.mark.parametrize("parts", [{"lost": 1.0}, {"direct": 1.0}, {"direct": 1.0, "lost": 0.25}])
 async def test_a_day_with_fewer_witnesses(parts: dict[str, float]) -> None:
     await lived(MemoryStore(), seed=2, **parts)
 

@@ -14,7 +14,7 @@ from livekit_pool.core import minutes
 from livekit_pool.core.budget import Usage
 from livekit_pool.exceptions import StoreOutcomeUnknown, StoreUnavailable
 from livekit_pool.metering import looking
-from livekit_pool.metering.clocks import ServerClocks
+from livekit_pool.metering.clocks import PATIENCE, ServerClocks
 from livekit_pool.metering.evidence import Evidence
 from livekit_pool.metering.metering import AFTER_GAP
 from livekit_pool.stores.base import Ledger
@@ -62,13 +62,14 @@ async def store() -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def day(store: Store) -> Day:
+async def day(store: Store) -> Day:
     """Nobody is there, and nothing happens but what the test does."""
     day = Day(store, seed=0, people=0)
     day.store = store
     day.now = MIDNIGHT + 6 * HOUR
     for process in day.processes:
         process.driver.store = store
+        await process.metering.ask_the_time()
     return day
 
 
@@ -90,7 +91,9 @@ async def used(store: Store, server: str = "red") -> float:
 class TestEvidence:
     def evidence(self, limit: int = 10) -> Evidence:
         self.now = BEGIN
-        return Evidence(ServerClocks(lambda: self.now, lambda: self.now), limit)
+        clocks = ServerClocks(lambda: self.now, lambda: self.now)
+        clocks.heard("red", self.now)
+        return Evidence(clocks, limit)
 
     def test_of_a_session_lasts_as_long_as_it(self) -> None:
         evidence = self.evidence()
@@ -361,6 +364,18 @@ class TestFolding:
         await one.metering.read()
         assert "PA_old:to" not in (await store.ledger())["minutes:red"]
 
+    async def test_not_before_the_server_has_told_its_time(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        await self.old(day, one)
+        new = Process(day, "one", leads=True)
+        new.driver.store = store
+        await new.metering.read()
+        assert "PA_old:to" in (await store.ledger())["minutes:red"]
+        await new.metering.ask_the_time()
+        await new.metering.read()
+        assert "PA_old:to" not in (await store.ledger())["minutes:red"]
+
     async def test_a_watermark_that_a_wrong_clock_set_is_put_back(
         self, day: Day, one: Process, store: Store
     ) -> None:
@@ -491,14 +506,63 @@ class TestTimed:
         clocks = ServerClocks(lambda: self.store, lambda: self.monotonic)
         return Evidence(clocks), clocks
 
-    def test_a_session_from_before_the_server_told_its_time(self) -> None:
+    def test_a_session_on_a_server_that_has_not_told_its_time_waits_for_that(self) -> None:
         evidence, clocks = self.evidence()
         evidence.began("red", "PA_1")
-        assert evidence.spans()["red", "PA_1"] == (BEGIN, BEGIN)
+        evidence.began("red", "PA_2")
         self.monotonic += 10
+        evidence.ended("red", "PA_2")
+        assert evidence.take() == {}
+        assert evidence.spans().keys() == {("red", "PA_1"), ("red", "PA_2")}, "figures have it"
         clocks.heard("red", BEGIN - 3600)
         self.monotonic += 10
-        assert evidence.spans()["red", "PA_1"] == (BEGIN - 3609.5, BEGIN - 3589.5)
+        told = BEGIN - 3609.5
+        assert evidence.take() == {
+            ("red", "PA_1"): (told, told + 20),
+            ("red", "PA_2"): (told, told + 10),
+        }
+
+    def test_but_not_for_ever(self) -> None:
+        evidence, _ = self.evidence()
+        evidence.began("red", "PA_1")
+        evidence.began("red", "PA_2")
+        evidence.ended("red", "PA_2")
+        assert evidence.take() == {}
+        self.monotonic += PATIENCE
+        self.store += PATIENCE
+        assert evidence.take() == {
+            ("red", "PA_1"): (BEGIN, BEGIN + PATIENCE),
+            ("red", "PA_2"): (BEGIN, BEGIN),
+        }
+
+    def test_who_joins_tells_what_time_it_is(self) -> None:
+        evidence, clocks = self.evidence()
+        evidence.began("red", "PA_1", BEGIN + 50, now=True)
+        self.monotonic += 10
+        assert clocks.now("red") == BEGIN + 60
+        assert evidence.take() == {("red", "PA_1"): (BEGIN + 50, BEGIN + 60)}
+
+    def test_who_resumes_says_since_when_it_is_there(self) -> None:
+        evidence, clocks = self.evidence()
+        evidence.began("red", "PA_1", BEGIN - 600)
+        assert not clocks.knows("red"), "it says nothing of now"
+        clocks.heard("red", BEGIN)
+        self.monotonic += 10
+        assert evidence.take() == {("red", "PA_1"): (BEGIN - 600, BEGIN + 10)}
+
+    @pytest.mark.parametrize(
+        ("joined", "since"), [(BEGIN + 60, BEGIN), (1.0, BEGIN - 31 * 86_400), (0.0, BEGIN)]
+    )
+    def test_a_time_of_joining_that_cannot_be_is_bounded(self, joined: float, since: float) -> None:
+        evidence, clocks = self.evidence()
+        clocks.heard("red", BEGIN)
+        evidence.began("red", "PA_1", joined)
+        assert evidence.take() == {("red", "PA_1"): (since, BEGIN)}
+
+    def test_a_webhook_from_before_the_server_told_its_time(self) -> None:
+        evidence, _ = self.evidence()
+        evidence.saw("red", "PA_1", BEGIN + 3600, BEGIN + 3660)
+        assert evidence.take() == {("red", "PA_1"): (BEGIN + 3600, BEGIN + 3660)}
 
     def test_a_session_is_no_longer_for_a_servers_clock_that_is_set(self) -> None:
         evidence, clocks = self.evidence()

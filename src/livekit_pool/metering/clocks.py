@@ -18,6 +18,9 @@ __all__ = ["ServerClocks"]
 UNEQUAL: Final = 2.0
 """Seconds by which a clock must differ to be believed: a server tells whole seconds, some late."""
 
+PATIENCE: Final = 120.0
+"""Seconds after which a server that tells no time goes by the store's."""
+
 
 class ServerClocks:
     """The servers' clocks, as one process knows them."""
@@ -29,6 +32,7 @@ class ServerClocks:
         self._now = now
         self.monotonic: Final = monotonic
         self._bases: dict[str, float] = {}
+        self._waited_from: dict[str, float] = {}
 
     def heard(self, server: str, moment: float) -> None:
         """``server`` says that it is ``moment``, in whole seconds since the epoch."""
@@ -39,9 +43,18 @@ class ServerClocks:
         if abs(base - known) >= UNEQUAL:
             self._bases[server] = base
 
+    def said(self, server: str, moment: float) -> None:
+        """``server`` says that it is ``moment``, to the millisecond."""
+        self.heard(server, moment - 0.5)
+
     def knows(self, server: str) -> bool:
         """Whether ``server`` has told its time."""
         return server in self._bases
+
+    def settled(self, server: str) -> bool:
+        """Whether it has, or `PATIENCE` has passed since this was asked first."""
+        first = self._waited_from.setdefault(server, self.monotonic())
+        return self.knows(server) or self.monotonic() >= first + PATIENCE
 
     def base(self, server: str) -> float:
         """What the clock of ``server`` says minus what the monotonic one does, in seconds."""

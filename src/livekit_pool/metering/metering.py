@@ -95,9 +95,16 @@ class Metering:
         if self.is_full(server):
             asyncio.get_running_loop().call_soon(self.count_again)
 
-    def began(self, server: str, sid: str) -> None:
-        """It is that of participant ``sid``, whose minutes are counted."""
-        self._evidence.began(server, sid)
+    def began(self, server: str, sid: str, joined: float = 0.0, *, now: bool = False) -> None:
+        """
+        It is that of participant ``sid``, whose minutes are counted.
+
+        Args:
+            joined: when the participant joined, seconds since the epoch by the server's clock; 0
+                if it did not say.
+            now: whether it has joined just now.
+        """
+        self._evidence.began(server, sid, joined, now=now)
 
     def ended(self, server: str, sid: str) -> None:
         """It is over; ``sid`` is empty if it has not begun to be counted."""
@@ -270,6 +277,8 @@ class Metering:
                 await self._fold(server)
 
     async def _fold(self, server: str) -> None:
+        if not self._clocks.knows(server):
+            return  # a watermark by a clock that is wrong would hide what comes, or count it twice
         writer, reset = minutes.writer(server), self._limits(server).reset
         account = minutes.read(self._ledger.get(writer, {}))
         fold = minutes.folded(account, reset, self._clocks.now(server))

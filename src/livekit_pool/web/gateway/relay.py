@@ -360,7 +360,7 @@ class SignalRelay(asyncio.Protocol):
         response = _parsed(message.payload)
         match response.WhichOneof("message"):
             case "join":
-                self._is_participant(response.join.participant)
+                self._is_participant(response.join.participant, joins=True)
             case "update":
                 self._see(response.update)
             case "refresh_token":
@@ -381,14 +381,15 @@ class SignalRelay(asyncio.Protocol):
             if self.sid and participant.sid == self.sid:
                 self.active = participant.state == models.ParticipantInfo.ACTIVE
             elif identity and participant.identity == identity:
-                self._is_participant(participant)
+                self._is_participant(participant, joins=False)
 
-    def _is_participant(self, participant: models.ParticipantInfo) -> None:
+    def _is_participant(self, participant: models.ParticipantInfo, *, joins: bool) -> None:
         """The server says who the client's participant is: its minutes are counted from now on."""
         self.sid = participant.sid
         if participant.kind != models.ParticipantInfo.EGRESS and self._stay == "":
             self._stay = self.sid
-            self._gateway.pool.metering.began(self.server, self.sid)
+            joined = participant.joined_at_ms / 1000 or float(participant.joined_at)
+            self._gateway.pool.metering.began(self.server, self.sid, joined, now=joins)
 
     def _stay_ends(self) -> None:
         """Its participant is not seen here any more; idempotent."""
