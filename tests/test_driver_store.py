@@ -299,6 +299,42 @@ async def test_minutes_that_were_folded_before_are_brought_back_once(store: Stor
         assert minutes.used(account, 0.0, NOON) == 10.0
 
 
+async def test_an_older_ledger_beside_the_same_document_gets_back_what_it_lost(
+    store: Store,
+) -> None:
+    """As with a Redis that was killed and has read its last snapshot, since when nobody rotated."""
+    async with well(driver_of(store)) as driver:
+        writer = minutes.writer("red")
+        await store.count({writer: minutes.seen("PA_1", NOON - 600, NOON - 300)})
+        snapshot = {writer: dict(sums) for writer, sums in (await store.ledger()).items()}
+        await store.count({writer: minutes.seen("PA_1", NOON - 600, NOON - 60)})
+        await store.count({writer: minutes.seen("PA_2", NOON - 300, NOON - 60)})
+        goal = store.ledgers + 2
+        await until(lambda: store.ledgers >= goal)  # it has a copy
+        kept = await store.ledger()
+
+        store._ledger = snapshot
+        await until(lambda: writer in store._ledger and "PA_2:to" in store._ledger[writer])
+
+        assert await store.ledger() == kept
+        assert store.restores == 0
+        assert driver.document.revision == 1
+
+
+async def test_a_watermark_that_was_put_back_is_not_taken_for_a_loss(store: Store) -> None:
+    async with well(driver_of(store)) as driver:
+        writer = minutes.writer("red")
+        ahead = int((driver.now() + 3600.0) * 1000)
+        await store.count({writer: {minutes.WATERMARK: ahead}})
+        goal = store.ledgers + 2
+        await until(lambda: store.ledgers >= goal)  # it has a copy
+        back = int((NOON - 1200) * 1000)
+        assert await store.fold(writer, minutes.WATERMARK, ahead, {minutes.WATERMARK: back}, ())
+        goal = store.ledgers + 4
+        await until(lambda: store.ledgers >= goal)
+        assert (await store.ledger())[writer] == {minutes.WATERMARK: back}
+
+
 async def test_a_reading_that_was_outrun_by_a_rotation_brings_nothing_back(store: Store) -> None:
     prober = FakeProber()
     async with well(driver_of(store, prober)) as driver:

@@ -383,6 +383,22 @@ class TestFolding:
         await one.metering.read()
         assert "PA_old:to" not in (await store.ledger())["minutes:red"]
 
+    async def test_not_before_so_long_after_its_own_start(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        """The store may be back since a moment ago, which a new process has not seen."""
+        await self.old(day, one)
+        new = Process(day, "one", leads=True)
+        new.driver.store = store
+        await new.metering.ask_the_time()
+        new.metering.start()
+        day.now += AFTER_GAP - 1
+        await new.metering.read()
+        assert "PA_old:to" in (await store.ledger())["minutes:red"]
+        day.now += 1
+        await new.metering.read()
+        assert "PA_old:to" not in (await store.ledger())["minutes:red"]
+
     async def test_not_before_the_server_has_told_its_time(
         self, day: Day, one: Process, store: Store
     ) -> None:
@@ -425,6 +441,24 @@ class TestLooking:
         assert await used(store) == pytest.approx(4.0)
         assert one.metering.participants("red") == 2
         assert one.metering.usage("red").participants == 2
+
+    async def test_who_is_on_the_way_at_one_look_did_not_come_past_the_pool(
+        self, day: Day, one: Process
+    ) -> None:
+        """The server still has those whose connection broke with a process that died."""
+        self.there(day, "standup", "PA_1", "PA_2")
+        await one.metering.look()
+        assert one.metering.participants("red") == 0
+        for sid in ("PA_1", "PA_2"):
+            one.people.add(Person("standup", until=0.0, server="red", sid=sid))
+            join(one, sid)
+        assert one.metering.participants("red") == 2
+        await one.metering.look()
+        self.there(day, "standup", "PA_3")
+        await one.metering.look()
+        assert one.metering.participants("red") == 2
+        await one.metering.look()
+        assert one.metering.participants("red") == 3, "it stays, so it came past the pool"
 
     async def test_rooms_that_explain_themselves_are_not_looked_into_each_time(
         self, day: Day, one: Process

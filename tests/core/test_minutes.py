@@ -198,6 +198,29 @@ class TestFolded:
         merge(ledger, minutes.seen("PA_1", NOON, NOON + 60))
         assert used(ledger) == 2.0
 
+    def test_what_is_put_back_and_forth_counts_once(self) -> None:
+        """
+        Two who fold by clocks that differ, as after the store's clock was set back.
+
+        A process that lived before that stays ahead; one that began since does not. What is told
+        is told by the one that is ahead.
+        """
+        ahead, put_back = 2 * HOUR, 0
+        ledger: dict[str, int] = {}
+        true: dict[str, int] = {}
+        for minute in range(0, 360, 5):
+            now = NOON + minute * 60
+            told = minutes.seen("PA_long", NOON, now + ahead)
+            told = {**told, **minutes.seen(f"PA_{minute}", now + ahead - 60, now + ahead)}
+            merge(true, told)
+            merge(ledger, told)
+            apply(ledger, minutes.folded(minutes.read(ledger), TEN_DAYS, now + ahead))
+            assert used(ledger) <= used(true) + 1e-6
+            put_back += apply(ledger, minutes.folded(minutes.read(ledger), TEN_DAYS, now))
+            assert used(ledger) <= used(true) + 1e-6
+        assert put_back > 50
+        assert used(ledger) == pytest.approx(used(true))
+
     def test_sums_of_last_year_go(self) -> None:
         old, kept = int(NOON - 401 * DAY) * 1000, int(NOON - 399 * DAY) * 1000
         ledger = {"until": int(NOON - DAY) * 1000, f"at:{old}": 1, f"at:{kept}": 2}

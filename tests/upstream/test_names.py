@@ -126,6 +126,30 @@ async def test_a_name_that_was_never_found_needs_a_witness_to_be_blamed(
     assert await resolver.find(RED) is False
 
 
+@pytest.mark.parametrize(("failure", "own"), [(GONE, False), (AGAIN, True)])
+async def test_a_name_that_never_was_beside_addresses_has_no_witness_and_needs_none(
+    resolver: Resolver, failure: OSError, own: bool
+) -> None:
+    resolver.answers[RED] = failure
+    assert await resolver.find(RED) is True, "there may be others, who are not asked for yet"
+    resolver.names.meet("192.0.2.7")
+    assert await resolver.find(RED) is own
+
+
+async def test_a_name_that_was_found_once_stays_beside_addresses_too(resolver: Resolver) -> None:
+    resolver.names.meet("192.0.2.7")
+    await resolver.find(RED)
+    resolver.answers[RED] = GONE
+    for _ in range(3):
+        assert await resolver.find_later(RED) == "10.0.0.1"
+
+
+async def test_beside_other_names_addresses_are_no_witnesses(resolver: Resolver) -> None:
+    resolver.names.meet("192.0.2.7")
+    resolver.answers = {RED: GONE, GREEN: GONE}
+    assert [await resolver.find(host) for host in (RED, GREEN, RED)] == [False, True, True]
+
+
 async def test_nobody_waits_long_for_a_resolver_that_hangs(resolver: Resolver) -> None:
     hanging = threading.Event()
     resolver.answers = {RED: hanging, GREEN: "10.0.0.9"}

@@ -558,6 +558,26 @@ async def test_what_status_shows_of_a_probe() -> None:
     }
 
 
+async def test_a_name_that_never_was_is_its_servers_affair_beside_one_given_by_address(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a server whose name was taken away would be active for ever."""
+    look_up = socket.getaddrinfo
+
+    def gone(host: str, *rest: Any, **named: Any) -> Any:
+        if host == "gone.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", gone)
+    nowhere = Server(name="nowhere", url="ws://gone.example:7880", key=KEY, secret=SECRET)
+    async with scripted(always(OK)) as well:
+        assert (await prober.probe(nowhere)).stalled, "it may be our own resolver"
+        assert (await prober.probe(well.server)).outcome is PASSED
+        result = await prober.probe(nowhere)
+    assert (result.outcome, result.stalled) == (SILENT, False)
+
+
 def test_the_same_under_uvloop(certificate: Certificate) -> None:
     """The loop that the pool runs on: its sockets and its clock differ."""
 

@@ -483,6 +483,52 @@ async def test_the_token_may_come_in_the_query_if_there_is_no_header(
         assert answer.status == 401
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "RoomService/ListParticipants",
+        "RoomService/SendData",
+        "AgentDispatchService/CreateDispatch",
+        "Egress/ListEgress",
+        "Ingress/ListIngress",
+        "SIP/ListSIPTrunk",
+    ],
+)
+async def test_a_participants_token_reaches_no_server(
+    quiet: tuple[HandPool, Front], method: str
+) -> None:
+    """Everybody has such a token, and each call costs of a server's API quota."""
+    pool, front = quiet
+    video = {"roomJoin": True, "room": "standup", "canPublish": True, "agent": True, "hidden": True}
+    video |= {"roomAdmin": False, "canPublishSources": ["camera"]}
+    token = sign({"exp": int(time.time()) + 600, "sub": "mallory", "video": video}, PAIR)
+
+    status, _, content = await front.post(f"livekit.{method}", '{"room":"standup"}', token=token)
+
+    assert (status, content) == (401, {"code": "unauthenticated", "msg": "permissions denied"})
+    assert (pool.placements, pool.faults) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"video": {"roomJoin": True, "roomAdmin": True, "room": "standup"}},
+        {"video": {"ingressAdmin": True}},
+        {"video": {"roomJoin": True, "aGrantOfTomorrow": True}},
+        {"video": {"roomJoin": True}, "sip": {"admin": True}},
+    ],
+)
+async def test_what_may_be_granted_is_for_the_server_to_say(
+    stack: AsyncExitStack, claims: dict[str, Any]
+) -> None:
+    _, front, (seen,) = await scripted_pool(stack, always(GOOD))
+    token = sign({"exp": int(time.time()) + 600, **claims}, PAIR)
+
+    status, _, _ = await front.post("livekit.SIP/ListSIPTrunk", token=token)
+
+    assert (status, len(seen)) == (200, 1)
+
+
 @pytest.mark.parametrize("method", ["CreateRoom", "ListRooms"])
 async def test_what_the_pool_does_itself_needs_the_grant_first(
     quiet: tuple[HandPool, Front], method: str
@@ -553,12 +599,20 @@ async def test_without_a_store_calls_about_rooms_must_wait(
     assert "/secret/path" not in content["msg"]
 
 
-async def test_on_a_drained_server_no_new_room_is_made(quiet: tuple[HandPool, Front]) -> None:
+@pytest.mark.parametrize(
+    ("method", "body", "room"),
+    [
+        ("RoomService/CreateRoom", '{"name":"standup"}', None),
+        ("RoomService/CreateRoom", "{}", None),  # the server would make up a name
+        ("AgentDispatchService/CreateDispatch", '{"room":"standup"}', "standup"),
+    ],
+)
+async def test_on_a_drained_server_no_new_room_is_made(
+    quiet: tuple[HandPool, Front], method: str, body: str, room: str | None
+) -> None:
     pool, front = quiet
     pool.takes_rooms = False
-    status, headers, content = await front.post(
-        "livekit.RoomService/CreateRoom", '{"name":"standup"}'
-    )
+    status, headers, content = await front.post(f"livekit.{method}", body, token=grant(room))
     assert (status, content["code"], headers["Retry-After"]) == (503, "unavailable", "3")
     assert content["msg"] == "no LiveKit server takes new rooms, try again"
 

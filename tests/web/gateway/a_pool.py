@@ -35,13 +35,14 @@ Script = Callable[["Line"], Awaitable[None]]
 
 @dataclass(slots=True)
 class Line:
-    """A signal connection as its server sees it; the request has been read."""
+    """A signal connection as its server sees it; the request has been read, and had ``head``."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    head: bytes
 
-    async def joins(self, more: bytes = b"") -> None:
-        self.writer.write(SWITCHED + JOIN + more)
+    async def joins(self, more: bytes = b"", first: bytes = JOIN) -> None:
+        self.writer.write(SWITCHED + first + more)
         await self.writer.drain()
 
 
@@ -76,7 +77,7 @@ class Fake:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if head.startswith(b"GET /rtc"):
-                    line = Line(reader, writer)
+                    line = Line(reader, writer, head)
                     self.lines.append(line)
                     await self.script(line)
                     await asyncio.Event().wait()
@@ -97,20 +98,24 @@ class Setting:
     red: Fake
     green: Fake
 
-    async def asks(self, token: str | None = None) -> Connection:
-        """An upgrade request on its way, with alice's first token if no other is given."""
+    async def asks(self, token: str | None = None, more: bytes = b"") -> Connection:
+        """
+        An upgrade request on its way, with alice's first token if no other is given.
+
+        ``more`` are further header lines.
+        """
         token = token or self.token()
         connection = await self.served.connect()
         connection.writer.write(
             b"GET /rtc?protocol=16 HTTP/1.1\r\nHost: pool\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            b"Authorization: Bearer " + token.encode() + b"\r\n\r\n"
+            b"Authorization: Bearer " + token.encode() + b"\r\n" + more + b"\r\n"
         )
         return connection
 
-    def token(self) -> str:
-        return tokens.participant_token(self.pool.pair, room="standup", identity="alice")
+    def token(self, identity: str = "alice") -> str:
+        return tokens.participant_token(self.pool.pair, room="standup", identity=identity)
 
     async def session(self) -> Connection:
         """A client that has its join."""

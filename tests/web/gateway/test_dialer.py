@@ -157,6 +157,34 @@ def test_what_cannot_be_sent_yet_is_sent_later(run: Any) -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("adopted", [False, True], ids=["not yet the loop's", "the loop's"])
+def test_a_join_given_up_before_it_is_connected_is_never_sent(run: Any, adopted: bool) -> None:
+    """It would throw out whoever came back meanwhile."""
+
+    async def scene() -> None:
+        async with a_side(backlog=0) as side:
+            dialer = side.dialer()
+            await ready(side, dialer)
+            first, late, last = lines = [upstream() for _ in range(3)]
+            for number, line in enumerate(lines):  # the system takes one, and lets the others wait
+                dialer.dial_now(line, b"%d" % number + REQUEST)
+            if adopted:
+                await until(lambda: late._made)
+            assert not late.connected
+            late.let_go()
+
+            accepted = [await side.accept() for _ in (first, last)]
+            came = [await received(each, 1 + len(REQUEST)) for each in accepted]
+            assert came == [b"0" + REQUEST, b"2" + REQUEST]
+            await until(lambda: late.lost)
+            first.abort()
+            last.abort()
+            for each in accepted:
+                each.close()
+
+    run(scene)
+
+
 def test_who_is_given_up_before_the_loop_has_the_socket_is_cut(run: Any) -> None:
     async def scene() -> None:
         async with a_side() as side:

@@ -17,6 +17,7 @@ async def drained(setting: Setting) -> None:
     marked = await setting.pool.drain("red", "update as well", force=True)
     assert marked.rotation is None
     assert setting.pool.active_server == "red"
+    assert not setting.pool.takes_rooms
 
 
 def token(setting: Setting, room: str) -> str:

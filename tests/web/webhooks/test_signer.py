@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from livekit_pool.exceptions import NoAnswer, StoreUnavailable, TokenError
 from livekit_pool.stores.base import Placement
 from livekit_pool.tokens import KeyPair, Refusal, check_body
+from livekit_pool.web.webhooks import signer as module
 from livekit_pool.web.webhooks.event import parsed
 from livekit_pool.web.webhooks.signer import LONGEST_TOKEN, Signer
 from tests.turned_clock import run
@@ -134,13 +136,28 @@ async def test_what_nothing_tells_stays_open(signer: Signer, pool: FakePool) -> 
     assert await server_of(signer, "RM_one") == "blue"
 
 
-def test_a_store_that_hangs_holds_nothing_up() -> None:
+def test_a_store_that_hangs_holds_up_one_event_each_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All events come one after the other: what one waits, all behind it do."""
+    asked: list[float] = []
+
     async def hangs(room: str) -> Placement | None:
+        asked.append(asyncio.get_running_loop().time())
         await asyncio.Event().wait()
         return None
 
     async def main() -> None:
-        assert await server_of(Signer(SERVERS, hangs), "RM_one") is None
-        assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+        signer = Signer(SERVERS, hangs)
+        assert await server_of(signer, "RM_one") is None
+        assert loop.time() == pytest.approx(1.0)
+        for number in range(20):
+            assert await server_of(signer, f"RM_{number}") is None
+        assert loop.time() == pytest.approx(1.0)
+        await asyncio.sleep(10)
+        assert await server_of(signer, "RM_one") is None
+        assert asked == pytest.approx([0.0, 11.0])
 
     run(main())
