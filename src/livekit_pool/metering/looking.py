@@ -101,7 +101,8 @@ class Looking:
             return
         if occupancy.clock is not None:
             self._clocks.heard(name, occupancy.clock)
-        rooms = {room: count for room, count in occupancy.rooms.items() if count}
+        # One that is said to be empty is looked into once: the number is some seconds behind.
+        rooms = occupancy.rooms
         through = self._through(name)
         self._direct[name] = max(0, sum(rooms.values()) - through)
         for room in self._worth_a_look(name, rooms, through):
@@ -128,7 +129,7 @@ class Looking:
         wanted = [
             room
             for room, count in rooms.items()
-            if now >= looked[room] + AGAIN or not (explained or own.get(room) == count)
+            if now >= looked[room] + AGAIN or not (explained or own.get(room, 0) == count)
         ]
         return sorted(wanted, key=lambda room: looked[room])[:AT_ONCE]
 
