@@ -16,7 +16,7 @@ from livekit_pool.exceptions import StoreOutcomeUnknown, StoreUnavailable
 from livekit_pool.metering import looking
 from livekit_pool.metering.clocks import PATIENCE, ServerClocks
 from livekit_pool.metering.evidence import Evidence
-from livekit_pool.metering.metering import AFTER_GAP
+from livekit_pool.metering.metering import AFTER_GAP, LASTS, READ_ROWS
 from livekit_pool.stores.base import Ledger
 from livekit_pool.stores.memory import MemoryStore
 
@@ -76,6 +76,9 @@ async def day(store: Store) -> Day:
 @pytest.fixture
 def one(day: Day) -> Process:
     """A process that probes for its machine."""
+    for process in day.processes:
+        for name in process.driver.servers:
+            process.metering._clocks.heard(name, day.now)
     return day.processes[0]
 
 
@@ -313,10 +316,26 @@ class TestFigures:
         join(one, "PA_3")
         assert one.metering.is_full("red")
         await asyncio.sleep(0)
+        one.metering.count_again()
+        told = one.driver.usage["red"].participants
+        assert told == 2, "the other's row may count somebody who has come here since"
+        day.now += LASTS * one.driver.store.heartbeat + READ_ROWS
+        one.metering.count_again()
         assert one.driver.usage["red"].participants == 3
         one.metering.ended("red", "PA_3")
         assert not one.metering.is_full("red")
         assert not one.metering.is_full("green")
+
+    async def test_a_server_that_own_sessions_fill_is_told_of_at_once(
+        self, day: Day, one: Process
+    ) -> None:
+        red = replace(one.driver.servers["red"], max_participants=2)
+        one.driver.servers = {**one.driver.servers, "red": red}
+        one.metering.tell()
+        join(one, "PA_1")
+        join(one, "PA_2")
+        await asyncio.sleep(0)
+        assert one.driver.usage["red"].participants == 2
 
 
 class TestFolding:
@@ -454,6 +473,7 @@ class TestLooking:
         self, day: Day, one: Process
     ) -> None:
         self.there(day, "standup", "PA_1")
+        await one.metering.look()
         await one.metering.look()
         assert one.metering.participants("red") == 1
         day.up.discard("red")

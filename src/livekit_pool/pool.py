@@ -238,6 +238,11 @@ class Pool:
         """Whether a join may be sent to ``server``: it is of the pool and not confirmed down."""
         return self.driver.joinable(server)
 
+    @property
+    def takes_rooms(self) -> bool:
+        """Whether rooms that are nowhere yet may be placed."""
+        return self.driver.takes_rooms
+
     def is_full(self, server: str) -> bool:
         """Whether ``server`` has as many participants as it may have."""
         return self.metering.is_full(server)

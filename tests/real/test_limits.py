@@ -215,6 +215,7 @@ async def test_a_revoked_key_is_left_until_the_configuration_changes(
         pool = PoolProcess(
             tmp_path,
             livekit_servers,
+            workers=1,  # which has seen green when status says so, and does not pass it by
             settings={
                 "LIVEKIT_SERVERS_0_URL": red.url,
                 "LIVEKIT_POOL_COOL_DOWN_MAX": "5",

@@ -21,10 +21,11 @@ watermark counts nothing; that is why nothing can be counted twice, and why the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
 __all__ = [
+    "DROPPED_AT_ONCE",
     "GRACE",
     "HOUR",
     "WATERMARK",
@@ -57,7 +58,8 @@ _DAY: Final = 86_400_000
 _KEPT: Final = 400 * _DAY
 """How long sums are kept: somebody may want to see the same month of last year."""
 
-_DROPPED_AT_ONCE: Final = 500
+DROPPED_AT_ONCE: Final = 500
+"""Stays dropped in one fold, where others wait for it."""
 
 _PREFIX: Final = "minutes:"
 _FROM: Final = "from"
@@ -175,12 +177,16 @@ def mean(account: Account, now: float) -> float:
     return _within(account, _ms(now - HOUR), _ms(now)) / (HOUR * 1000)
 
 
-def folded(account: Account, calendar: Calendar, now: float) -> Fold | None:
+def folded(
+    account: Account, calendar: Calendar, now: float, most: int = DROPPED_AT_ONCE
+) -> Fold | None:
     """
     How to move the watermark on to `GRACE` before ``now``; None if there is nothing to do.
 
+    Of the stays that are over, ``most`` are dropped.
+
     A watermark ahead of ``now`` was set by a clock that was wrong, and nothing would be counted
-    until then: it is put back.
+    until then: it is put back. What the stays then count again is taken out of the sums.
     """
     until = _ms(now - GRACE)
     if until <= account.until <= _ms(now):
@@ -193,11 +199,19 @@ def folded(account: Account, calendar: Calendar, now: float) -> Fold | None:
             if total:
                 part = _part(start, calendar)
                 sums[part] = sums.get(part, account.sums.get(part, 0)) + total
+    if account.until > until and account.stays:
+        behind = replace(account, until=until)
+        first = min(stay.start for stay in account.stays.values())
+        for start, end in _parts(max(until, first), account.until, calendar):
+            part = _part(start, calendar)
+            kept = sums.get(part, account.sums.get(part, 0))
+            if kept:
+                sums[part] = max(0, kept - _within(behind, start, end))
     over = [sid for sid, stay in account.stays.items() if stay.end <= until]
     old = [start for start in account.sums if start < until - _KEPT]
     if not over and not old and account.until <= until:
         return None  # nothing would become shorter
-    gone = [f"{sid}:{key}" for sid in over[:_DROPPED_AT_ONCE] for key in (_FROM, _TO)]
+    gone = [f"{sid}:{key}" for sid in over[:most] for key in (_FROM, _TO)]
     return Fold(
         expected=account.until,
         totals={WATERMARK: until} | {f"{_AT}{start}": total for start, total in sums.items()},

@@ -181,7 +181,7 @@ class Driver:
         self._own_faults = OwnFaults(lambda: Names.shared().failing)
         self._next_tick = math.inf
         self._stood_until = -math.inf  # when this loop stood still last, for longer than others
-        self._writing = Writing(store)
+        self._writing = Writing(store, self._clock.now)
         self._last_tick = time.monotonic()
         self._store_ok = True
         self._store_detail = ""

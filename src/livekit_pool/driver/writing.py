@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from .. import observe
@@ -35,8 +35,10 @@ REMEMBERED: Final = 50
 class Writing:
     """What one process writes to the store, and keeps of it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, now: Callable[[], float] = time.time) -> None:
+        """``now`` is the store's time."""
         self._store = store
+        self._now = now
         self._rotations: deque[Rotation] = deque(maxlen=REMEMBERED)
         self._ledger: Ledger = {}
         self._read_at = -math.inf
@@ -80,7 +82,15 @@ class Writing:
             StoreError: the store does not answer.
         """
         found = await self._store.ledger()
-        self._ledger = _merged(self._ledger, found)
+        kept = {
+            writer: sums
+            for writer, sums in self._ledger.items()
+            # One that is ahead is put back: that is no loss.
+            if sums.get(minutes.WATERMARK, 0) <= 1000 * self._now()
+        }
+        self._ledger = _merged(kept, found)
+        if any(_lacks(found.get(writer, {}), sums) for writer, sums in self._ledger.items()):
+            self._ledger_lost.set()  # it came back with older data, and the same document
         self._read_at = time.monotonic()
         return found
 
@@ -116,6 +126,13 @@ def _say(action: Swap | Restore) -> None:
             revision=rotation.revision,
             reports=rotation.reports,
         )
+
+
+def _lacks(found: Mapping[str, int], kept: Mapping[str, int]) -> bool:
+    """Whether the store lost something of what was ``kept``. Sums follow the watermark."""
+    return any(
+        total > found.get(key, -1) for key, total in kept.items() if not key.startswith("at:")
+    )
 
 
 def _merged(one: Ledger, other: Ledger) -> Ledger:

@@ -50,6 +50,7 @@ class Looking:
         self._occupied = occupied
         self._clocks = clocks
         self._direct: dict[str, int] = {}
+        self._unexplained: dict[str, int] = {}
         self._looked: dict[tuple[str, str], float] = {}  # server, room -> monotonic time
         driver.direct = lambda: self._direct
 
@@ -58,13 +59,14 @@ class Looking:
         self._driver.keep(self._look_again_and_again)
 
     def direct(self, server: str) -> int:
-        """How many participants were on ``server`` past the pool, at the last look."""
+        """How many participants were on ``server`` past the pool, at the last two looks."""
         return self._direct.get(server, 0)
 
     async def look(self) -> None:
         """Look at all servers that are not down."""
         up = self._up()
         self._direct = {name: count for name, count in self._direct.items() if name in up}
+        self._unexplained = {name: n for name, n in self._unexplained.items() if name in up}
         await asyncio.gather(*(self._look_at(name) for name in up))
 
     async def ask_the_time(self) -> None:
@@ -83,6 +85,7 @@ class Looking:
                 await asyncio.sleep(EVERY)
                 continue
             self._direct.clear()
+            self._unexplained.clear()
             if (now := self._clocks.monotonic()) >= due:
                 due = now + EVERY
                 await self.ask_the_time()
@@ -104,7 +107,11 @@ class Looking:
         # One that is said to be empty is looked into once: the number is some seconds behind.
         rooms = occupancy.rooms
         through = self._through(name)
-        self._direct[name] = max(0, sum(rooms.values()) - through)
+        # Who was on the way at a look (the server still has who is about to resume, another
+        # process's row does not have who has just joined) is not so at the next.
+        unexplained = max(0, sum(rooms.values()) - through)
+        self._direct[name] = min(unexplained, self._unexplained.get(name, 0))
+        self._unexplained[name] = unexplained
         for room in self._worth_a_look(name, rooms, through):
             try:
                 present = await self._prober.present(server, room)

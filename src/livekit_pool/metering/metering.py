@@ -39,6 +39,16 @@ AFTER_GAP: Final = 60.0
 LAST_FLUSH: Final = 2.0
 """Seconds that a planned stop gives the last write."""
 
+LASTS: Final = 4
+"""
+Heartbeats for which a server must be full by the rows of others before it is left.
+
+The row of a process that died counts for three, while those who were connected through it are back.
+"""
+
+READ_ROWS: Final = 2.0
+"""Seconds after which rows are read again, and some more."""
+
 FRESH: Final = 1.0
 """Seconds for which figures are not counted anew, whoever asks for them."""
 
@@ -71,10 +81,13 @@ class Metering:
         self._flushing = asyncio.Lock()
         self._folds_from = -math.inf  # monotonic
         self._told_of_loss = False
+        self._full_from: dict[str, float] = {}
         driver.listen_store(self._store_changed)
 
     def start(self) -> None:
         """Begin; the driver must be running."""
+        # The store may be back since a moment ago: see `AFTER_GAP`.
+        self._folds_from = self._clocks.monotonic() + AFTER_GAP
         self._driver.keep(self._flush_again_and_again)
         self._driver.keep(self._read_again_and_again)
         if any(server.max_participants for server in self._driver.servers.values()):
@@ -163,13 +176,13 @@ class Metering:
     def tell(self) -> None:
         """Tell the machine what is used of each server."""
         self._figure()
-        usage = {name: self.usage(name) for name in self._driver.servers}
+        usage = {name: self._sure(name, self.usage(name)) for name in self._driver.servers}
         self._driver.feed(UsageSeen(usage=usage))
 
     def count_again(self) -> None:
         """Tell it how many participants there are now; the minutes are those told before."""
         usage = {
-            name: replace(known, participants=self.participants(name))
+            name: self._sure(name, replace(known, participants=self.participants(name)))
             for name, known in self._driver.machine.usage.items()
         }
         if usage and usage != self._driver.machine.usage:
@@ -179,6 +192,21 @@ class Metering:
         while True:  # as often as other processes may say how many they have
             await asyncio.sleep(HEARTBEAT)
             self.count_again()
+
+    def _sure(self, server: str, usage: Usage) -> Usage:
+        """``usage`` without those who may be counted twice, where they would fill ``server``."""
+        known = self._driver.servers.get(server)
+        most = None if known is None else known.max_participants
+        if most is None or usage.participants < most or self._sessions[server] >= most:
+            self._full_from.pop(server, None)
+            return usage
+        now, lasts = self._clocks.monotonic(), LASTS * self._driver.store.heartbeat + READ_ROWS
+        if server not in self._full_from:
+            self._full_from[server] = now
+            asyncio.get_running_loop().call_later(lasts + 0.1, self.count_again)
+        if now >= self._full_from[server] + lasts:
+            return usage
+        return replace(usage, participants=most - 1)
 
     def _figure(self) -> None:
         """Count anew, with what this process has seen and not written yet."""
@@ -281,7 +309,9 @@ class Metering:
             return  # a watermark by a clock that is wrong would hide what comes, or count it twice
         writer, reset = minutes.writer(server), self._limits(server).reset
         account = minutes.read(self._ledger.get(writer, {}))
-        fold = minutes.folded(account, reset, self._clocks.now(server))
+        # Where calls cost, they come seldom, and one drops all at once.
+        most = len(account.stays) if self._metered else minutes.DROPPED_AT_ONCE
+        fold = minutes.folded(account, reset, self._clocks.now(server), most)
         if fold is None:
             return
         done = await self._driver.store.fold(

@@ -35,7 +35,10 @@ from .stalls import Stalls
 __all__ = ["ROOM", "JoinProber", "JoinResult", "Witness"]
 
 ROOM: Final = "livekit-pool-probe"
-"""The room that is joined."""
+"""
+How the names of the rooms that are joined begin. Each has one of its own, which nobody can guess:
+whoever were in it, by a token for it, could fill it, and so make a server look as if it were.
+"""
 
 TIMEOUT: Final = 4.5
 """Seconds that a join probe waits: as long as the gateway holds a client's join, since the most
@@ -193,15 +196,16 @@ class JoinProber:
 
     async def _join(self, server: Server) -> JoinResult:
         """Join and leave; ends with what was seen, and never with an error."""
+        room = f"{ROOM}-{secrets.token_hex(8)}"
         try:
             async with asyncio.timeout(_LAST_WORD):
                 try:
-                    return await self._enter(server)
+                    return await self._enter(server, room)
                 except _Refusal as refusal:
                     if refusal.status != 404:
                         raise
-                await self._make_room(server)
-                return await self._enter(server)
+                await self._make_room(server, room)
+                return await self._enter(server, room)
         except _Refusal as refusal:
             return _refused(server, refusal)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -213,10 +217,10 @@ class JoinProber:
                 stalled=failure.own,
             )
 
-    async def _enter(self, server: Server) -> JoinResult:
+    async def _enter(self, server: Server, room: str) -> JoinResult:
         grants = {
             "roomJoin": True,
-            "room": ROOM,
+            "room": room,
             "hidden": True,
             "canPublish": False,
             "canPublishData": False,
@@ -245,11 +249,11 @@ class JoinProber:
             joined = participant.joined_at_ms / 1000 or float(participant.joined_at)
             self._witness(server.name, sid=participant.sid, joined=joined, at=joined + seconds)
 
-    async def _make_room(self, server: Server) -> None:
+    async def _make_room(self, server: Server, room: str) -> None:
         """protocol: livekit_room.proto, RoomService.CreateRoom; the grant is ``roomCreate``."""
         async with self._session.post(
             f"{server.http_url}/twirp/livekit.RoomService/CreateRoom",
-            json={"name": ROOM, **_ROOM_OPTIONS},
+            json={"name": room, **_ROOM_OPTIONS},
             headers=_authorization(server, {"video": {"roomCreate": True}}),
         ):
             pass

@@ -81,6 +81,7 @@ class Names(AbstractResolver):
     lookup: _Lookup = field(default_factory=lambda: _look_up)
     clock: Callable[[], float] = time.monotonic
     _names: dict[str, _Name] = field(default_factory=dict)
+    _literals: bool = False  # whether there are hosts that need no resolver
 
     @classmethod
     def shared(cls) -> Self:
@@ -92,6 +93,10 @@ class Names(AbstractResolver):
     def failing(self) -> tuple[str, ...]:
         """The names for which the resolver has no answer now."""
         return tuple(host for host, name in self._names.items() if name.failing is not None)
+
+    def meet(self, host: str) -> None:
+        """``host`` is asked for, perhaps without a lookup: one that is an address needs none."""
+        self._literals |= _literal(host) is not None
 
     def forget(self, host: str) -> None:
         """A connection to ``host`` came to nothing: look it up again for the next one."""
@@ -167,6 +172,10 @@ class Names(AbstractResolver):
         since = name.failing
         if since is None or not name.failed:
             return True
+        if len(self._names) == 1 and self._literals:
+            # There is no other name to tell by. One that was never found, and does not exist, is
+            # silent to this process whatever is well; servers that answer are the witnesses then.
+            return bool(name.addresses) or not name.gone
         return all(other.found <= since for other in self._names.values() if other is not name)
 
     async def resolve(

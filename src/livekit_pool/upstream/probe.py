@@ -30,6 +30,7 @@ from .attempt import Attempt, Seen, tracing
 from .connection import Stage, open_session
 from .full_room import is_full
 from .join_probe import JoinProber, JoinResult, Witness
+from .names import Names
 from .occupancy import Occupancy, Present, date, occupancy, present
 from .room_list import ListedRoom, Refused, listed_rooms
 from .stalls import Stalls
@@ -161,6 +162,7 @@ class Prober:
         a new one (RFC 9112, section 9.3.1), whose answer is.
         """
         began = time.monotonic()
+        Names.shared().meet(server.origin.host)
         with Stalls() as stalls:
             seen = await self._wait(server, began)
             own = _own(seen, stalls)

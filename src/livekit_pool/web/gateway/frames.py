@@ -81,9 +81,10 @@ class FrameStream:
 
     Attributes:
         wanted: kinds (field numbers) of messages to take out.
+        limit: largest message, in bytes, that is taken out; larger ones pass unread.
     """
 
-    __slots__ = ("_fragmented", "_held", "_masked", "_rest", "wanted")
+    __slots__ = ("_fragmented", "_held", "_masked", "_rest", "limit", "wanted")
 
     def __init__(self, *, masked: bool, wanted: Container[int] = ()) -> None:
         """``masked`` is True for the client's direction (RFC 6455, section 5.3)."""
@@ -92,6 +93,7 @@ class FrameStream:
         self._held = b""  # the beginning of a frame that cannot be judged yet
         self._fragmented = False  # within a message of several frames that is passing through
         self.wanted = wanted
+        self.limit = _CLIENTS_LIMIT if masked else HELD_LIMIT
 
     @property
     def at_boundary(self) -> bool:
@@ -140,7 +142,7 @@ class FrameStream:
                 if kind >> 3 not in self.wanted:
                     return data
         masked, start, at = self._masked, 0, rest
-        limit = _CLIENTS_LIMIT if masked else HELD_LIMIT
+        limit = self.limit
         pieces: list[bytes | Message] = []
         while at < size:
             if size - at < 2:
@@ -228,7 +230,7 @@ class FrameStream:
         """Cut the whole message that begins at ``at``; None if it has not arrived whole."""
         parts: list[bytes] = []
         begin, size = at, len(data)
-        limit = _CLIENTS_LIMIT if self._masked else HELD_LIMIT
+        limit = self.limit
         while True:
             if size - at < 2:
                 return None, begin

@@ -11,7 +11,7 @@ __all__ = ["PATIENCE", "REMEMBERED", "FullRooms"]
 PATIENCE: Final = 1.0
 """Seconds that a refused client waits for the answer."""
 
-REMEMBERED: Final = 1.0
+REMEMBERED: Final = 10.0
 """Seconds for which a full room is taken for full without asking again."""
 
 _Key = tuple[str, str]

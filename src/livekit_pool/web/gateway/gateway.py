@@ -14,6 +14,7 @@ from typing import Any, Final
 from ...core.actions import Announce
 from ...core.document import Cause
 from ...core.events import FaultSource
+from ...driver.allowance import Allowance
 from ...pool import Pool
 from ..addresses import client_address
 from ..upgrade import Head
@@ -25,6 +26,11 @@ from .relay import Phase, SignalRelay
 from .request import BadRequest, UpgradeRequest
 
 __all__ = ["Gateway"]
+
+PER_PARTICIPANT: Final = 120
+"""Joins, resumes and validations in a minute of one participant. To a server they all come from the
+pool's address, so that one participant could use up what it allows, and be a rotation for all. An
+SDK that reconnects makes up to 40 (rust-sdks: reconnect_strategy.rs)."""
 
 SETTLES: Final = 1.0
 """Seconds after its join at which a session can bear to be moved, if its participant is active."""
@@ -52,6 +58,7 @@ class Gateway:
         tls: how servers with ``wss`` URLs are verified.
         dialers: what connects to each server, by its name.
         waiting: inquiries to look again when something changed.
+        asked: how often each participant may still ask for its room.
         full_rooms: which rooms may take nobody more.
     """
 
@@ -61,6 +68,7 @@ class Gateway:
         self.loop: Final = asyncio.get_running_loop()
         self.tls: Final = ssl.create_default_context()
         self.waiting: set[Inquiry] = set()
+        self.asked: Final = Allowance(PER_PARTICIPANT)
         self.full_rooms: Final = FullRooms(pool.driver.is_full, pool.driver.spawn)
         self.dialers: Final = {
             name: Dialer(server, self.loop, self.tls) for name, server in pool.servers.items()

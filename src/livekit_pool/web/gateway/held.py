@@ -54,12 +54,19 @@ class HeldInquiry(Inquiry):
 
     async def _refused(self, placement: Placement, upstream: Upstream, answer: Answer) -> bool:
         """The server did not let the client in; whether the client has been answered."""
+        if answer.unread:
+            # The room's affair, in which somebody may have seen to it: no fault of its server's.
+            self._unavailable("the room is too large to be joined through the pool")
+            return True
         if answer.status == 0:
             self._gateway.dialers[placement.server].forget()
             self._lost(placement, upstream.error)
             await self._hold(placement)
             return False
-        refusal = Refusal.of(answer)
+        return await self._weighed(placement, Refusal.of(answer))
+
+    async def _weighed(self, placement: Placement, refusal: Refusal) -> bool:
+        """What follows from ``refusal``; whether the client has been answered."""
         observe.event(
             observe.UPSTREAM_REFUSED,
             logging.WARNING,
@@ -117,7 +124,8 @@ class HeldInquiry(Inquiry):
                 blame=Blame.SERVER, cause=refusal.cause or Cause.DOWN, row=refusal.row
             ),
             reporter="\n".join(("join", claims.room, claims.identity)),
-            address=neighbourhood(self._client),
+            # Of its own: what is reported from there wrongly is not held against what we saw.
+            address=f"join {neighbourhood(self._client)}",
         )
         try:
             told = await self._gateway.pool.driver.reports.take(report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from ... import tokens
@@ -142,6 +143,9 @@ class Inquiry:
             self._door.refuse(400, "identity cannot be empty")
         elif request.via and came_through(request.via, self._gateway.lineage):
             self._door.refuse(508, "this pool is configured as a server of itself")
+        elif wait := self._gateway.asked.take(f"{claims.room}\n{claims.identity}"):
+            # Not 429: old SDKs take any 4xx on their way back for the end of the call.
+            self._door.refuse(503, "too many joins of one participant", math.ceil(wait))
         else:
             return True
         return False

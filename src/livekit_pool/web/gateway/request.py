@@ -52,6 +52,13 @@ NOT_FORWARDED: Final = frozenset(
         b"cf-connecting-ip",
         b"proxy-authorization",
         b"cookie",
+        # No body goes upstream: whoever waited there for one that is announced, as balancers do,
+        # would look like a server that hangs.
+        b"content-length",
+        b"transfer-encoding",
+        b"expect",
+        b"trailer",
+        b"te",
         VIA,
     }
 )

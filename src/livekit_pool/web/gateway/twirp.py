@@ -107,11 +107,17 @@ class _Twirp:
             headers["X-Forwarded-For"] = request.client.host
         headers[VIA.decode()] = sent_through(via, lineage).decode("latin-1")
         call = TwirpCall.read(*path, claims, await _body(request), headers)
+        if not call.may_be_allowed:
+            # Every participant has such a token: what it asks must not cost a server's API quota.
+            raise TwirpRefusal("unauthenticated", DENIED)
         if call.lists_rooms:
             _demand(call, "roomList")
             return (await self._list_rooms(call)).response()
         if call.creates_room:
-            _demand(call, "roomCreate")  # before the room is given a place
+            # Before the room is given a place.
+            _demand(call, "roomCreate" if call.service == "RoomService" else "roomAdmin")
+            if call.room is None and not self._pool.takes_rooms:
+                raise NoServer("the active server is drained, and no other is available")
         return (await self._forward(call)).response()
 
     def _verified(self, request: Request) -> tokens.Claims:

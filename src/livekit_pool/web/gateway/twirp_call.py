@@ -45,6 +45,30 @@ _BLIND: Final = frozenset(
 # They answer when somebody picked up the telephone (protocol: livekit_sip.proto).
 _DIALLING: Final = frozenset({"SIP/CreateSIPParticipant", "SIP/TransferSIPParticipant"})
 
+# What a participant's token holds, and what opens no call (protocol: auth/grants.go, VideoGrant).
+_OF_PARTICIPANTS: Final = frozenset(
+    {
+        "roomJoin",
+        "room",
+        "destinationRoom",
+        "canPublish",
+        "canPublishSources",
+        "canPublishData",
+        "canSubscribe",
+        "canSubscribeMetrics",
+        "canUpdateOwnMetadata",
+        "hidden",
+        "recorder",
+        "agent",
+    }
+)
+_OTHER_GRANTS: Final = ("sip", "agent", "inference", "observability")
+
+# CreateDispatch makes the room too (server: pkg/service/agent_dispatch_service.go).
+_CREATING: Final = frozenset(
+    {("RoomService", "CreateRoom"), ("AgentDispatchService", "CreateDispatch")}
+)
+
 _TIMEOUT: Final = 10.0
 _DIALLING_TIMEOUT: Final = 65.0
 
@@ -95,6 +119,13 @@ class TwirpCall:
         )
 
     @property
+    def may_be_allowed(self) -> bool:
+        """Whether the caller's token opens anything of the server API at all."""
+        granted = {name for name, value in self.claims.grants.items() if value}
+        beside = any(self.claims.raw.get(name) for name in _OTHER_GRANTS)
+        return beside or not granted <= _OF_PARTICIPANTS
+
+    @property
     def path(self) -> str:
         """Where it goes on any server."""
         return f"/twirp/livekit.{self.service}/{self.method}"
@@ -107,7 +138,7 @@ class TwirpCall:
     @property
     def creates_room(self) -> bool:
         """Whether the room need not exist before."""
-        return (self.service, self.method) == ("RoomService", "CreateRoom")
+        return (self.service, self.method) in _CREATING
 
     @property
     def lists_rooms(self) -> bool:

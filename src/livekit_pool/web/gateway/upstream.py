@@ -32,7 +32,9 @@ __all__ = ["Answer", "Upstream"]
 
 _HEAD_LIMIT: Final = 64 * 1024
 _BODY_LIMIT: Final = 64 * 1024
-_FIRST_LIMIT: Final = HELD_LIMIT + 64 * 1024
+_FIRST_LIMIT: Final = 16 * 2**20
+"""Bytes of a server's first message, which names everybody in the room: thousands, perhaps, each
+with as much metadata as it likes."""
 _BEHIND_LIMIT: Final = 64 * 1024
 _NO_BODY: Final = frozenset({204, 304})
 
@@ -49,7 +51,8 @@ class Answer:
     first `Message` at the front. Otherwise ``body`` is the refusal's text, which old servers
     fill with whole tokens: it is passed on for a caller's own fault only, and never logged;
     ``retry_after`` and ``date`` are the headers of those names.
-    ``status`` 0: the connection was lost before there was an answer.
+    ``status`` 0: the connection was lost before there was an answer; or, if ``unread``, there was
+    one of which too much came to be read.
     """
 
     status: int
@@ -58,6 +61,7 @@ class Answer:
     body: bytes = b""
     retry_after: str = ""
     date: str = ""
+    unread: bool = False
 
 
 class Upstream(asyncio.Protocol):
@@ -155,8 +159,12 @@ class Upstream(asyncio.Protocol):
         Give up a join: the participant that the server is making goes as soon as it is made.
 
         If the connection were cut in the meantime the participant would sometimes stay for 20 s:
-        after 1 of 40 cuts, tried with LiveKit 1.13.5. So the server's answer is waited for.
+        after 1 of 40 cuts, tried with LiveKit 1.13.5. So the server's answer is waited for. But a
+        request that is not out yet never goes out: it would throw out whoever came back meanwhile.
         """
+        if not self.connected if self._made else self.request:
+            self.abort()
+            return
         self._answered = self._say_goodbye
         asyncio.get_running_loop().call_later(_LAST_WORD, self.abort)
         if self.answer is not None:
@@ -240,6 +248,7 @@ class Upstream(asyncio.Protocol):
         if not body and not ended:
             return
         stream = FrameStream(masked=False, wanted=EVERY_KIND)
+        stream.limit = _FIRST_LIMIT
         try:
             pieces = stream.feed(body) if body else []
         except FrameError:
@@ -248,8 +257,9 @@ class Upstream(asyncio.Protocol):
         if isinstance(pieces, bytes) or not any(isinstance(p, Message) for p in pieces):
             # A whole message is not there yet; control frames alone are not an answer.
             if ended or len(body) > _FIRST_LIMIT:
-                self._set(Answer(0))
+                self._set(Answer(0, unread=not ended))
             return
+        stream.limit = HELD_LIMIT
         self.stream = stream
         self._buffer = b""  # for what comes before the relay takes over
         self._set(Answer(101, head=head, first=tuple(pieces)))

@@ -9,6 +9,8 @@ has been seen, then the placement. What none of these tells stays open.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -25,6 +27,7 @@ LONGEST_TOKEN: Final = 8192
 """Characters of an event's token; LiveKit's have some 300."""
 
 _PLACEMENT_TIME: Final = 1.0  # seconds to ask for one
+_SPARED: Final = 10.0  # seconds in which nobody asks again for one that did not come in time
 _REMEMBERED: Final = 10_000  # sessions of rooms
 
 
@@ -40,6 +43,7 @@ class Signer:
         self._pairs: dict[str, dict[str, tuple[str, ...]]] = {}
         self._placement = placement
         self._sessions: OrderedDict[str, str] = OrderedDict()
+        self._not_before = -math.inf
         for server in servers:
             secrets = self._pairs.setdefault(server.key, {})
             secrets[server.secret] = (*secrets.get(server.secret, ()), server.name)
@@ -110,14 +114,14 @@ class Signer:
         return placed
 
     async def _placed(self, room: str) -> str | None:
-        if not room:
+        if not room or time.monotonic() < self._not_before:
             return None
         try:
             async with asyncio.timeout(_PLACEMENT_TIME):
                 placement = await self._placement(room)
-        except (
-            PoolError,
-            TimeoutError,
-        ):  # of its kinds: the store is away, or there is no document
+        except TimeoutError:  # all other events wait for this one
+            self._not_before = time.monotonic() + _SPARED
+            return None
+        except PoolError:  # of its kinds: the store is away, or there is no document
             return None
         return None if placement is None else placement.server
