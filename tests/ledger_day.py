@@ -464,8 +464,9 @@ class Day:
         if server.name not in self.up:
             raise NoAnswer("down")
         # Recorders are not in these numbers.
-        here = (person for person in self._here[server.name] if person.kind == "STANDARD")
-        rooms = Counter(sorted(person.room for person in here))
+        rooms = Counter(dict.fromkeys(sorted(each.room for each in self._here[server.name]), 0))
+        for person in self._here[server.name]:
+            rooms[person.room] += person.kind == "STANDARD"
         return Occupancy(rooms=rooms, clock=await self.date(server))
 
     async def present(self, server: Server, room: str) -> Sequence[Present]:

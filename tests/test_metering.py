@@ -479,6 +479,18 @@ class TestLooking:
         await one.metering.look()
         assert day.counters["rooms looked into"] == 5
 
+    async def test_a_room_that_is_said_to_be_empty_is_looked_into_once(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        agent = Person("standup", until=0.0, kind="AGENT", server="red", sid="PA_1", joined=day.now)
+        day._here["red"].add(agent)
+        day.now += 60
+        await one.metering.look()
+        await one.metering.look()
+        assert day.counters["rooms looked into"] == 1
+        await one.metering.flush()
+        assert await used(store) == pytest.approx(1.0)
+
     async def test_not_too_many_at_once_and_each_in_its_turn(
         self, day: Day, one: Process, store: Store
     ) -> None:

@@ -216,6 +216,17 @@ def test_drain_waits_until_nobody_is_left_and_says_only_what_changes(
     )
 
 
+def test_drain_waits_for_those_who_came_past_the_pool(command: Run, pool: ScriptedPool) -> None:
+    past = left(0)
+    past["servers"][0]["burn_rate"] = 1.0
+    seen(pool, past, left(0))
+    ran = command("drain", "red", "--reason", "update", "--wait")
+    assert ran.out.splitlines()[1:] == [
+        "1 participant is left on red.",
+        "Nobody is left on red.",
+    ]
+
+
 def test_drain_does_not_believe_a_process_that_has_not_heard_of_it(
     command: Run, pool: ScriptedPool
 ) -> None:

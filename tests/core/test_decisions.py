@@ -516,6 +516,15 @@ def test_the_interval_delays_leaving_for_a_limit_but_not_for_a_quota() -> None:
     assert decide(quota).document is not None
 
 
+def test_a_rotation_that_is_to_come_delays_nothing() -> None:
+    """It was written by a clock that was days ahead, and is right again."""
+    ahead, _ = rotated(
+        document(), to="red", names=NAMES, cause=Cause.DOWN, reason="", actor="", now=START + 90_000
+    )
+    here = situation(ahead, book(ALL_WELL), faults=refused(Cause.RATE_LIMIT))
+    assert decide(here).document is not None
+
+
 @pytest.mark.parametrize("kind", [*LIMITS, Cause.QUOTA])
 def test_a_pause_holds_what_a_refusal_wants(kind: Cause) -> None:
     held = replace(document(), paused=MARK)

@@ -52,3 +52,18 @@ def test_the_active_server_that_is_seen_down_anew_takes_no_joins() -> None:
     machine.receive(Probed(server="red", outcome=ProbeOutcome.REFUSED, began=7.0), 7.1)
 
     assert not machine.joinable("red", 7.1)
+
+
+def test_a_rotation_of_a_clock_that_was_wrong_does_not_keep_a_dead_server_joinable() -> None:
+    machine = machine_that_saw_red_die()
+    document = machine.document
+    assert document is not None
+    changed, _ = rotated(
+        document, to="red", names=NAMES, cause=Cause.MANUAL, reason="", actor="a", now=90_000.0
+    )
+    machine.receive(Loaded(document=changed), 6.0)
+    assert machine.joinable("red", 6.5)
+
+    machine.receive(Probed(server="red", outcome=ProbeOutcome.REFUSED, began=7.0), 7.1)
+
+    assert not machine.joinable("red", 7.1)

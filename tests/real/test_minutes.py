@@ -144,6 +144,7 @@ async def test_of_a_call_that_lives_through_everything(
         for sid, (start, end) in stays.items():
             if any(0 <= end - moment < 5 for moment in killed):
                 continue  # given up with its worker, which had not written of it
+            assert sid in counted, (server, sid, [round(each - start) for each in (end, *killed)])
             assert counted[sid].start / 1000 == pytest.approx(start, abs=LATE), (server, sid)
             # Nobody but the servers' lists tells of who came past the pool.
             early = looking.EVERY if sid == past else 0.0

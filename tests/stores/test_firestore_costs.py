@@ -132,7 +132,7 @@ async def test_minutes_are_a_write_and_a_read_for_each_server_and_one_read_to_kn
 
         for number in range(600):
             metering.entered("red")
-            metering.began("red", f"PA_{number}")
+            metering.began("red", f"PA_{number}", driver.now(), now=True)
         await metering.flush()
         assert meter.counted == {"writes": 1, "reads": 1}
 

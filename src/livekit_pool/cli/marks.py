@@ -186,7 +186,8 @@ def _await_empty(api: PoolApi, name: str, revision: int, limit: float, *, quiet:
         # Whoever answers may not have heard of the drain yet.
         if not server["drained"] and status["revision"] >= revision:
             raise PoolError(f"{name} was undrained meanwhile: it is not waited for any more.")
-        participants = server["participants"]
+        # Those who came past the pool are in the rate at which minutes are used.
+        participants = max(server["participants"], round(server["burn_rate"] or 0))
         if participants == 1:
             return f"1 participant is left on {name}"
         if participants:

@@ -295,8 +295,9 @@ def _leave_full(situation: Situation) -> Decision:
 def _too_soon(situation: Situation) -> bool:
     """Whether the last rotation is so near that a doubtful one has to wait."""
     document = situation.document
-    waited = situation.now - document.last_rotation
-    return document.cause is not Cause.CREATED and waited < situation.settings.rotation_interval
+    waited, interval = situation.now - document.last_rotation, situation.settings.rotation_interval
+    # A rotation that is to come, by the clock of a process that was wrong, is no time to go by.
+    return document.cause is not Cause.CREATED and -interval < waited < interval
 
 
 def _write_positions(situation: Situation) -> Decision:

@@ -215,7 +215,10 @@ class PoolMachine:
             return False
         if document is None or document.active_server != server:
             return self.health(server) is not Health.DOWN
-        return not self._health.down_since(server, document.last_rotation)
+        # A rotation that is to come was written by a clock that was wrong.
+        ahead = document.last_rotation > now + self.settings.rotation_interval
+        since = self._active_from if ahead else document.last_rotation
+        return not self._health.down_since(server, since)
 
     def can_leave(self, server: str, now: float) -> bool:
         """

@@ -104,7 +104,8 @@ class Looking:
             return
         if occupancy.clock is not None:
             self._clocks.heard(name, occupancy.clock)
-        rooms = {room: count for room, count in occupancy.rooms.items() if count}
+        # One that is said to be empty is looked into once: the number is some seconds behind.
+        rooms = occupancy.rooms
         through = self._through(name)
         # Who was on the way at a look (the server still has who is about to resume, another
         # process's row does not have who has just joined) is not so at the next.
@@ -135,7 +136,7 @@ class Looking:
         wanted = [
             room
             for room, count in rooms.items()
-            if now >= looked[room] + AGAIN or not (explained or own.get(room) == count)
+            if now >= looked[room] + AGAIN or not (explained or own.get(room, 0) == count)
         ]
         return sorted(wanted, key=lambda room: looked[room])[:AT_ONCE]
 

@@ -8,14 +8,12 @@ the room is full stands only in its log (server: pkg/rtc/room.go, Join).
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Final
 
 import aiohttp
 
-from ..core.events import ProbeOutcome
 from ..servers import Server
-from .room_call import Refused, called
+from .room_call import called, objects
 from .room_list import listed_rooms
 
 __all__ = ["is_full"]
@@ -44,8 +42,6 @@ async def is_full(session: aiohttp.ClientSession, server: Server, room: str) -> 
 async def _participants(session: aiohttp.ClientSession, server: Server, room: str) -> int:
     """How many are in ``room``; the grants are ``roomAdmin`` and the room (livekit_room.proto)."""
     grants = {"roomAdmin": True, "room": room}
-    body = await called(session, server, "ListParticipants", {"room": room}, grants)
-    try:
-        return sum(each.get("kind") not in _DEPENDENT for each in json.loads(body)["participants"])
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does") from None
+    answer = await called(session, server, "ListParticipants", {"room": room}, grants)
+    there = objects(answer.body, "participants")
+    return sum(each.get("kind") not in _DEPENDENT for each in there)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
 
-from .. import tokens
 from ..exceptions import NoAnswer
 from ..servers import Server
 from .attempt import Seen
+from .retry_after import http_date
+from .room_call import Refused, called, number, objects
 
 __all__ = ["Occupancy", "Present", "date", "occupancy", "present"]
-
-_TOKEN_LIFE: Final = 300
-"""Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
 
 _GONE: Final = "DISCONNECTED"
 
@@ -60,12 +55,13 @@ async def occupancy(session: aiohttp.ClientSession, server: Server) -> Occupancy
     Raises:
         NoAnswer: it did not answer, or not as it should.
     """
-    content, date = await _ask(session, server, "ListRooms", {"roomList": True}, {"names": []})
-    rooms: dict[str, int] = {}
-    for room in _objects(content, "rooms", server):
-        if name := str(room.get("name", "")):
-            rooms[name] = int(_number(room, "numParticipants", "num_participants"))
-    return Occupancy(rooms=rooms, clock=_clock(date))
+    listed, clock = await _ask(session, server, "ListRooms", {"names": []}, {"roomList": True})
+    rooms = {
+        str(room["name"]): int(number(room, "numParticipants", "num_participants"))
+        for room in listed
+        if room.get("name")
+    }
+    return Occupancy(rooms=rooms, clock=clock)
 
 
 async def present(session: aiohttp.ClientSession, server: Server, room: str) -> Sequence[Present]:
@@ -73,15 +69,15 @@ async def present(session: aiohttp.ClientSession, server: Server, room: str) -> 
     The participants of ``room`` on ``server``, who joined and are not gone. Raises as `occupancy`.
     """
     grants = {"roomAdmin": True, "room": room}
-    content, _ = await _ask(session, server, "ListParticipants", grants, {"room": room})
+    listed, _ = await _ask(session, server, "ListParticipants", {"room": room}, grants)
     return [
         Present(
             sid=str(each.get("sid", "")),
-            joined=_number(each, "joinedAtMs", "joined_at_ms") / 1000
-            or _number(each, "joinedAt", "joined_at"),
+            joined=number(each, "joinedAtMs", "joined_at_ms") / 1000
+            or number(each, "joinedAt", "joined_at"),
             kind=str(each.get("kind") or "STANDARD"),
         )
-        for each in _objects(content, "participants", server)
+        for each in listed
         if each.get("state") != _GONE
     ]
 
@@ -90,7 +86,7 @@ async def date(session: aiohttp.ClientSession, server: Server) -> float | None:
     """What time ``server`` says it is, whatever else it says; None if it says nothing."""
     try:
         async with session.head(f"{server.http_url}/", allow_redirects=False) as answer:
-            return _clock(answer.headers.get("Date"))
+            return http_date(answer.headers.get("Date"))
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
 
@@ -99,50 +95,15 @@ async def _ask(
     session: aiohttp.ClientSession,
     server: Server,
     method: str,
+    message: Mapping[str, object],
     grants: Mapping[str, object],
-    body: Mapping[str, object],
-) -> tuple[object, str | None]:
-    """Call ``method`` of the room service; what it answered, and the date it gave."""
-    token = tokens.sign(
-        {"exp": int(time.time()) + _TOKEN_LIFE, "video": dict(grants)},
-        tokens.KeyPair(key=server.key, secret=server.secret),
-    )
+) -> tuple[Sequence[Mapping[str, Any]], float | None]:
+    """What a List method answers, and when, by the server's clock."""
     try:
-        async with session.post(
-            f"{server.http_url}/twirp/livekit.RoomService/{method}",
-            json=body,
-            headers={"Authorization": f"Bearer {token}"},
-            allow_redirects=False,
-        ) as answer:
-            # The body of a refusal stays unread: old servers put the whole token into it.
-            detail = f"HTTP {answer.status}"
-            if answer.status == 200:
-                return json.loads(await answer.read()), answer.headers.get("Date")
-    except (ValueError, RecursionError):
-        detail = "it answers, but not as a LiveKit server does"
+        body, clock = await called(session, server, method, message, grants)
+        return objects(body, method.removeprefix("List").lower()), clock
+    except Refused as refused:
+        detail = refused.seen.detail
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         detail = Seen.after(error).detail
     raise NoAnswer(f"{server.name} did not answer {method}: {detail}")
-
-
-def _objects(content: object, key: str, server: Server) -> Sequence[Mapping[str, Any]]:
-    found = content.get(key, []) if isinstance(content, dict) else None
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise NoAnswer(f"{server.name} answers, but not as a LiveKit server does")
-    return found
-
-
-def _number(message: Mapping[str, Any], *keys: str) -> float:
-    # 64-bit numbers are strings in JSON, and zeroes are left out: protobuf's JSON mapping. Some
-    # servers write the fields' original names.
-    try:
-        return float(next((message[key] for key in keys if message.get(key)), 0))
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _clock(date: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() if date else None
-    except (ValueError, OverflowError):
-        return None

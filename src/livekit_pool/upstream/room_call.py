@@ -1,11 +1,12 @@
-"""A call of one server's RoomService, made with a token signed with that server's own key."""
+"""Calls of one server's RoomService, made with a token signed with that server's own key."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 
@@ -18,12 +19,19 @@ from .attempt import Seen
 from .connection import Stage
 from .retry_after import http_date, retry_after
 
-__all__ = ["Refused", "called"]
+__all__ = ["Called", "Refused", "called", "number", "objects"]
 
 _TOKEN_LIFE: Final = 300
 """Seconds. The token has neither ``nbf`` nor ``iat``, so that clocks may differ by 5 minutes."""
 
 _BODY_LIMIT: Final = 4096
+
+
+class Called(NamedTuple):
+    """The body of an answer; and when it was given, by the server's clock, if that said so."""
+
+    body: bytes
+    date: float | None
 
 
 class Refused(Exception):
@@ -53,7 +61,7 @@ async def called(
     method: str,
     message: Mapping[str, object],
     grants: Mapping[str, object],
-) -> bytes:
+) -> Called:
     """
     Call ``method`` with ``message`` and return the answer, both in protobuf's JSON.
 
@@ -82,7 +90,38 @@ async def called(
                     answer.headers.get("Retry-After"), http_date(answer.headers.get("Date"))
                 ),
             )
-        return await answer.read()
+        return Called(await answer.read(), http_date(answer.headers.get("Date")))
+
+
+def objects(body: bytes, key: str) -> Sequence[Mapping[str, Any]]:
+    """
+    The messages under ``key`` of an answer's ``body``.
+
+    Raises:
+        Refused: it is not what a LiveKit server answers.
+    """
+    try:
+        content = json.loads(body)
+        found = content.get(key) if isinstance(content, dict) else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
+    return found
+
+
+def number(message: Mapping[str, Any], *keys: str) -> float:
+    """
+    The number under the first of ``keys`` that has one; 0 where none does, or it is none.
+
+    64-bit numbers are strings in JSON, and zeroes are left out: protobuf's JSON mapping. Some
+    servers write the fields' original names.
+    """
+    try:
+        found = float(next((message[key] for key in keys if message.get(key)), 0))
+    except (TypeError, ValueError):
+        return 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 def _refused(status: int, body: bytes, retry_after: float | None) -> Refused:

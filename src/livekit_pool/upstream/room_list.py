@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
-from ..core.events import ProbeOutcome
 from ..servers import Server
-from .room_call import Refused, called
+from .room_call import Refused, called, number, objects
 
 __all__ = ["ListedRoom", "Refused", "listed_rooms"]
 
@@ -43,31 +42,16 @@ async def listed_rooms(
         Refused: it answered something else.
         aiohttp.ClientError, TimeoutError, OSError: it did not answer.
     """
-    body = await called(session, server, "ListRooms", {"names": list(names)}, {"roomList": True})
-    rooms = _rooms(body)
-    if rooms is None:
-        raise Refused(ProbeOutcome.FAILED, "it answers, but not as a LiveKit server does")
-    return rooms
+    answer = await called(session, server, "ListRooms", {"names": list(names)}, {"roomList": True})
+    return {
+        str(room["name"]): _room(room) for room in objects(answer.body, "rooms") if "name" in room
+    }
 
 
-def _rooms(body: bytes) -> dict[str, ListedRoom] | None:
-    """The rooms of a ListRoomsResponse in JSON by name, None if it is none."""
-    try:
-        rooms = json.loads(body)["rooms"]
-        return {str(r["name"]): _room(r) for r in rooms} if isinstance(rooms, list) else None
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return None
-
-
-def _room(room: Mapping[str, object]) -> ListedRoom:
-    # 64-bit numbers are strings in JSON, and zeroes are left out: protobuf's JSON mapping. Some
-    # servers write the fields' original names.
-    def number(*keys: str) -> float:
-        return float(str(next((room[key] for key in keys if room.get(key)), 0)))
-
-    milliseconds = number("creationTimeMs", "creation_time_ms")
+def _room(room: Mapping[str, Any]) -> ListedRoom:
+    milliseconds = number(room, "creationTimeMs", "creation_time_ms")
     return ListedRoom(
-        created=milliseconds / 1000 or number("creationTime", "creation_time"),
-        participants=int(number("numParticipants", "num_participants")),
-        most=int(number("maxParticipants", "max_participants")),
+        created=milliseconds / 1000 or number(room, "creationTime", "creation_time"),
+        participants=int(number(room, "numParticipants", "num_participants")),
+        most=int(number(room, "maxParticipants", "max_participants")),
     )
