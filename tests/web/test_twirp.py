@@ -529,17 +529,17 @@ async def test_what_may_be_granted_is_for_the_server_to_say(
     assert (status, len(seen)) == (200, 1)
 
 
-@pytest.mark.parametrize("method", ["CreateRoom", "ListRooms"])
+@pytest.mark.parametrize(
+    "method",
+    ["RoomService/CreateRoom", "RoomService/ListRooms", "AgentDispatchService/CreateDispatch"],
+)
 async def test_what_the_pool_does_itself_needs_the_grant_first(
     quiet: tuple[HandPool, Front], method: str
 ) -> None:
     pool, front = quiet
-    token = sign(
-        {"exp": int(time.time()) + 600, "video": {"roomJoin": True, "room": "standup"}}, PAIR
-    )
-    status, _, content = await front.post(
-        f"livekit.RoomService/{method}", '{"name":"standup"}', token=token
-    )
+    video = {"roomJoin": True, "room": "standup", "roomRecord": True}  # it opens another call
+    token = sign({"exp": int(time.time()) + 600, "video": video}, PAIR)
+    status, _, content = await front.post(f"livekit.{method}", '{"name":"standup"}', token=token)
     assert status == 401
     assert content == {"code": "unauthenticated", "msg": "permissions denied"}
     assert pool.placements == {}
