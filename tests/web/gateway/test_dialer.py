@@ -172,6 +172,7 @@ def test_a_join_given_up_before_it_is_connected_is_never_sent(run: Any, adopted:
                 await until(lambda: late._made)
             assert not late.connected
             late.let_go()
+            assert late.lost or late.transport.is_closing()
 
             accepted = [await side.accept() for _ in (first, last)]
             came = [await received(each, 1 + len(REQUEST)) for each in accepted]
