@@ -13,6 +13,7 @@ from livekit_pool.core.choice import (
     in_turn,
     last_resort,
     next_available,
+    next_or_last,
 )
 from livekit_pool.core.health import Health
 
@@ -189,6 +190,13 @@ def test_the_last_of_all_is_one_that_answers_and_may_still_refuse() -> None:
         replace(ASKED, misconfigured=True),
     ):
         assert last_resort([worse]) == Choice()
+
+
+def test_who_answers_and_serves_nobody_is_left_in_turn_and_else_for_the_last() -> None:
+    assert next_or_last([UNSEEN, GOOD]) == Choice(probe=("unseen",))
+    assert next_or_last([RETURNING, GOOD]) == Choice(signed=("returning",))
+    assert next_or_last([DEAD, GOOD]) == Choice(server="good")
+    assert next_or_last([DEAD, COOLING]) == Choice(server="cooling")
 
 
 def test_while_there_is_no_other_one_whose_calls_are_limited_is_asked_again() -> None:

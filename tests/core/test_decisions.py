@@ -489,6 +489,15 @@ def test_who_serves_nobody_is_left_for_one_that_is_in_cool_down(kind: Cause) -> 
     assert changed(decision).active_server == "green"
 
 
+@pytest.mark.parametrize("kind", [Cause.QUOTA, Cause.CREDENTIALS])
+def test_who_serves_nobody_is_not_left_past_a_server_that_was_not_looked_at(kind: Cause) -> None:
+    outcomes = {"red": PASSED if kind is Cause.QUOTA else UNAUTHORIZED, "blue": PASSED}
+    faults = refused(Cause.QUOTA) if kind is Cause.QUOTA else PendingFaults(Settings())
+    decision = decide(situation(document(), book(outcomes), faults=faults))
+    assert decision.document is None
+    assert decision.probe == ("green",)
+
+
 def test_a_limit_doubles_each_time_in_a_row() -> None:
     record = ServerRecord(cool_down_until=START - 1, cool_down_cause=Cause.RATE_LIMIT, failures=2)
     shared = replace(document(), servers={"red": record})

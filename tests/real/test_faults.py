@@ -521,6 +521,14 @@ async def test_a_call_that_may_have_been_carried_out_is_not_repeated(
     [
         (429, "slow down", "rate_limit", "rate limit", COOL_LIMIT),
         (429, "minutes exceeded", "quota", "quota", None),
+        (429, "participant limit", "participant_limit", "participant limit", COOL_LIMIT),
+        (
+            503,
+            "node has exceeded its configured limit",
+            "connection_limit",
+            "node full",
+            COOL_LIMIT,
+        ),
         (503, "", "down", "unavailable", COOL_DOWN),
     ],
 )
@@ -543,6 +551,36 @@ async def test_a_tab_does_not_hear_of_a_refusal(
     await pool_of_three.left(
         cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
     )
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [("key", "credentials"), ("errors", "down"), ("resets", "down"), ("nothing", "timeout")],
+)
+async def test_a_tab_does_not_hear_of_a_server_that_serves_nobody(
+    tmp_path: Path, livekit_servers: list[LocalServer], browser: Browser, what: str, cause: str
+) -> None:
+    more = {"LIVEKIT_POOL_PROBE_TIMEOUT": "0.8"} if what == "nothing" else {}
+    async with setting(tmp_path, livekit_servers, **more) as made:
+        match what:
+            case "key":
+                for where in (signalling, calls):
+                    made.red.answers(where, 401, ECHO)
+            case "errors":
+                made.red.answers(signalling, 500, "internal error")
+            case "resets":
+                made.red.resets(signalling)
+            case _:
+                made.red.swallows(everything)
+        tab = await browser.open_tab()
+
+        await tab.join(made.tap.url, made.pool.token(ROOM, "tab"), identity="tab")
+
+        await only_on(livekit_servers, "green", {ROOM: {"tab"}})
+        (rotation,) = await made.pool.rotations()
+        assert (rotation["to"], rotation["cause"]) == ("green", cause)
+        assert made.pool.leaks() == []
 
 
 @pytest.mark.needs("chromium")

@@ -20,6 +20,7 @@ __all__ = [
     "in_turn",
     "last_resort",
     "next_available",
+    "next_or_last",
 ]
 
 
@@ -211,3 +212,15 @@ def last_resort(candidates: Iterable[Candidate]) -> Choice:
             proven = [c for c in resting if c.proven]
             return Choice(server=min(proven, key=lambda c: c.cooling_until or 0.0).name)
     return Choice(signed=tuple(c.name for c in candidates if c.worth_another_call))
+
+
+def next_or_last(candidates: Iterable[Candidate]) -> Choice:
+    """
+    As `next_available`; and where there is nothing to wait for, as `last_resort`.
+
+    For leaving a server that answers and yet serves nobody: that may wait for a probe, so that
+    nobody in turn is passed by.
+    """
+    candidates = list(candidates)
+    choice = next_available(candidates)
+    return choice if choice.server is not None or choice.waits else last_resort(candidates)

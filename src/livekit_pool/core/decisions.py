@@ -25,7 +25,7 @@ from typing import Final
 
 from . import budget
 from .actions import Note, NoteEvent
-from .choice import Candidate, Choice, last_resort, next_available
+from .choice import Candidate, Choice, last_resort, next_available, next_or_last
 from .document import (
     Cause,
     Document,
@@ -209,7 +209,7 @@ def _leave_misconfigured(situation: Situation) -> Decision:
     wanted = _witness_of_key(situation, evidence.began)
     if wanted:
         return Decision(signed=wanted)
-    return _leave(situation, last_resort, Cause.CREDENTIALS, evidence.detail)
+    return _leave(situation, next_or_last, Cause.CREDENTIALS, evidence.detail)
 
 
 def _witness_of_key(situation: Situation, refused: float) -> tuple[str, ...]:
@@ -240,7 +240,7 @@ def _leave_limited(situation: Situation) -> Decision:
         return _NOTHING
     reason = refusal.detail or f"it refuses for a limit: {refusal.kind.value}"
     # Who is out of minutes lets nobody in; one that is full may let in the next.
-    policy = last_resort if refusal.kind is Cause.QUOTA else next_available
+    policy = next_or_last if refusal.kind is Cause.QUOTA else next_available
     return _leave(situation, policy, refusal.kind, reason, retry_after=refusal.retry_after)
 
 
