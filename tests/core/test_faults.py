@@ -150,6 +150,7 @@ HARMLESS = [
     (LEAVE, None, "", "timeout", Blame.NOBODY),
     (CLIENT, None, "", "", Blame.NOBODY),
     (JOIN, 200, "", "", Blame.NOBODY),
+    (JOIN, 508, "", "this pool is configured as a server of itself", Blame.NOBODY),
     (JOIN, None, "", "timeout", Blame.NOBODY),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -70,9 +71,14 @@ async def test_draining_the_active_server_moves_the_call_once(pool: PoolProcess)
         await check_moved(call, since=since, to="green", rotations=1, cause="manual", bound=3.0)
         (rotation,) = await pool.rotations()
         assert (rotation["reason"], rotation["revision"]) == ("drained: kernel update", 2)
-        status = await pool.status()
-        red = status["servers"][0]
-        assert (red["role"], red["health"], red["participants"]) == ("drained", "up", 0)
+
+        async def nobody_on_red() -> dict[str, Any] | None:
+            # Of what the other worker says, the answering one may know as late as a heartbeat.
+            server: dict[str, Any] = (await pool.status())["servers"][0]
+            return server if server["participants"] == 0 else None
+
+        red = await until(nobody_on_red, seconds=5, what="nobody is counted on red")
+        assert (red["role"], red["health"]) == ("drained", "up")
         assert red["drained"]["reason"] == "kernel update"
         assert "LiveKit server drained server=red by=" in pool.log_text()
 
@@ -171,4 +177,5 @@ async def test_what_was_set_outlives_the_pool(
         return len(await pool.rotations()) == 1
 
     await until(rotated, seconds=10, what="the dead server is left")
-    assert await pool.active() == "blue", "green is drained"
+    (rotation,) = await pool.rotations()
+    assert rotation["to"] == "blue", "green is drained"

@@ -177,6 +177,8 @@ TABLE: Final[tuple[Row, ...]] = (
         " before 1.9.10"),
     Row(name="does not fit", blame=Blame.CALLER, statuses=frozenset({409, 412, 501}),
         source=f"{_SERVER}: psrpc's AlreadyExists, FailedPrecondition, Unimplemented"),
+    Row(name="loop", blame=Blame.NOBODY, statuses=frozenset({508}),
+        source="a pool: its list of servers leads back to it"),
     Row(name="caller's own", blame=Blame.CALLER, surfaces=_TWIRP,
         codes=frozenset({"not_found", "invalid_argument", "permission_denied", "already_exists",
             "failed_precondition", "out_of_range", "unimplemented", "bad_route", "malformed",
