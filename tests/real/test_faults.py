@@ -562,7 +562,7 @@ async def test_a_tab_does_not_hear_of_a_server_that_serves_nobody(
     tmp_path: Path, livekit_servers: list[LocalServer], browser: Browser, what: str, cause: str
 ) -> None:
     more = {"LIVEKIT_POOL_PROBE_TIMEOUT": "0.8"} if what == "nothing" else {}
-    async with setting(tmp_path, livekit_servers, **more) as made:
+    async with setting(tmp_path, livekit_servers, workers=1, **more) as made:
         match what:
             case "key":
                 for where in (signalling, calls):
