@@ -499,6 +499,7 @@ async def test_defect_19_minutes_are_counted_and_come_back_when_they_do() -> Non
         day.now = MIDNIGHT + 6 * 3600.0
         one, two = day.processes[:2]
         for process in (one, two):  # both see the same participant: it is counted once
+            process.metering._clocks.heard("red", day.now)
             process.metering.entered("red")
             process.metering.began("red", "PA_1")
         day.now += 90 * 60
