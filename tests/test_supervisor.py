@@ -117,7 +117,7 @@ class Supervised:
                 found[answer["number"]] = answer["pid"]
             return len(found) == count
 
-        until(all_answer)
+        until(all_answer, 30)
         return found
 
     def _listens(self) -> bool:
@@ -243,8 +243,9 @@ def test_an_orphan_that_stands_still_is_ended_by_the_kernel(supervised: Supervis
 
 def test_a_stopped_and_a_stalled_worker_are_replaced(supervised: Supervised) -> None:
     before = supervised.start().workers()
+    # First, so that it is the other one that takes the connection, and stalls.
+    os.kill(before[0], signal.SIGSTOP)
     with socket.create_connection(("127.0.0.1", supervised.port)) as connection:
-        os.kill(before[0], signal.SIGSTOP)
         connection.sendall(b"GET /stall HTTP/1.1\r\nHost: x\r\n\r\n")
         after = until(lambda: supervised.workers(without=set(before.values())), 20)
     assert set(after) == set(before)
