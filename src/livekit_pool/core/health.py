@@ -18,7 +18,6 @@ from .events import Probed, ProbeOutcome, SignedSight
 from .faults import FOLLOWS, KINDS, CoolDown
 
 __all__ = [
-    "LONGEST_RETRY_AFTER",
     "OWN_LASTS",
     "Evidence",
     "Health",
@@ -32,9 +31,6 @@ OWN_LASTS: Final = 5.0
 Seconds for which an own observation is preferred to that of the process which probes for this
 machine: longer than two heartbeats, so that what is heard is the newer one.
 """
-
-LONGEST_RETRY_AFTER: Final = LONGEST_COOL_DOWN
-"""Seconds that a server may ask for at most: a day. A wrong clock must not take it out for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,13 +363,14 @@ def cooled(
 
 def asked_for(retry_after: float | None) -> float | None:
     """
-    The seconds that a refusal asks for, at most `LONGEST_RETRY_AFTER`; None if it does not.
+    The seconds that a refusal asks for, at most `LONGEST_COOL_DOWN`; None if it does not.
 
-    "At once", after a refusal, is no time at all.
+    "At once", after a refusal, is no time at all. A server whose clock is wrong must not be out for
+    ever by it.
     """
     if retry_after is None or retry_after <= 0:
         return None
-    return min(retry_after, LONGEST_RETRY_AFTER)
+    return min(retry_after, LONGEST_COOL_DOWN)
 
 
 def _doubled(first: float, failures: int, settings: Settings) -> float:

@@ -73,7 +73,7 @@ from ..upstream.probe import Prober, ProbeResult
 from .asking import Asking
 from .clock import Jumps, StoreClock
 from .listeners import Listeners
-from .neighbours import seen_in
+from .neighbours import seen_in, signed_sight
 from .own_faults import OwnFaults
 from .probing import Probing
 from .reports import Reports
@@ -749,16 +749,10 @@ class Driver:
         health: dict[str, Mapping[str, object]] = {}
         document = self.machine.document
         for name, result in self.last_probe.items():
-            health[name] = {"health": self.machine.health(name).value, **result.public()}
+            told = {"health": self.machine.health(name).value, **result.public()}
             if (seen := self._probing.signed.get(name)) is not None:
-                health[name] = {
-                    **health[name],
-                    "signed": {
-                        "outcome": seen.outcome.value,
-                        "began": seen.began,
-                        "detail": seen.detail,
-                    },
-                }
+                told["signed"] = signed_sight(seen)
+            health[name] = told
         return ProcessRow(
             process=self.process,
             host=self.host,

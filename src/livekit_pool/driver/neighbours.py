@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..core.events import ProbeOutcome, RowsSeen, SignedSight
 from ..stores.base import LIVING, ProcessRow
 
-__all__ = ["seen_in"]
+__all__ = ["seen_in", "signed_sight"]
 
 
 def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen:
@@ -49,6 +49,11 @@ def _sight(row: ProcessRow) -> Mapping[str, bool]:
         for name, seen in row.health.items()
         if seen.get("health") in ("up", "down")
     }
+
+
+def signed_sight(seen: SignedSight) -> Mapping[str, object]:
+    """What a row has under ``signed`` of a server, for `seen_in` of the others."""
+    return {"outcome": seen.outcome.value, "began": seen.began, "detail": seen.detail}
 
 
 def _signed(row: ProcessRow) -> Mapping[str, SignedSight]:
