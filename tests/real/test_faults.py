@@ -584,6 +584,17 @@ async def test_a_tab_does_not_hear_of_a_server_that_serves_nobody(
 
 
 @pytest.mark.needs("chromium")
+async def test_a_tab_waits_for_a_slow_server(pool_of_three: Setting, browser: Browser) -> None:
+    pool_of_three.red.delays(everything, 0.5)
+    tab = await browser.open_tab()
+
+    await tab.join(pool_of_three.tap.url, pool_of_three.pool.token(ROOM, "tab"), identity="tab")
+
+    await only_on(pool_of_three.servers, "red", {ROOM: {"tab"}})
+    assert await pool_of_three.pool.rotations() == []
+
+
+@pytest.mark.needs("chromium")
 async def test_a_tab_in_a_call_is_moved_by_another_ones_refusal(
     pool_of_three: Setting, browser: Browser
 ) -> None:
