@@ -30,6 +30,9 @@ from livekit_pool.config import Settings
 from livekit_pool.exceptions import ConfigurationError
 from livekit_pool.web.life import Life
 
+#: Told by a worker of kind ``stubborn`` from the moment on that no signal ends it.
+STUBBORN = "Worker is stubborn"
+
 
 class _Server(uvicorn.Server):
     def capture_signals(self) -> Any:
@@ -68,6 +71,7 @@ def stubborn(settings: object, sock: socket.socket, life: Life) -> None:
 
     async def main() -> None:
         async with life.lived(lambda: None):
+            observe.event(STUBBORN, pid=os.getpid())
             await asyncio.Event().wait()
 
     asyncio.run(main())

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from livekit_pool.local import reserve_port
+from tests.supervised import STUBBORN
 
 T = TypeVar("T")
 ENDED = "end, signals restored: True\n"
@@ -226,8 +227,7 @@ def test_workers_end_with_the_supervisor_and_leave_the_port_free(supervised: Sup
 
 def test_an_orphan_that_cannot_stop_is_ended_by_the_kernel(supervised: Supervised) -> None:
     supervised.start("stubborn", workers=1)
-    pid = until(lambda: supervised.events("Worker started", "pid"))[0]
-    until(lambda: Path(f"/proc/{pid}/wchan").exists() and len(os.listdir(f"/proc/{pid}/fd")) > 6)
+    (pid,) = until(lambda: supervised.events(STUBBORN, "pid"))
     supervised.process.kill()
     until(lambda: not alive(int(pid)), 3)
 
@@ -330,8 +330,8 @@ def test_a_ctrl_c_of_the_terminal_is_one_planned_stop(supervised: Supervised) ->
 
 def test_a_planned_stop_ends_also_with_workers_that_do_not(hasty: Supervised) -> None:
     hasty.start("stubborn")
-    until(lambda: len(hasty.events("Worker started", "pid")) == 2)
-    pids = hasty.events("Worker started", "pid")
+    until(lambda: len(hasty.events(STUBBORN, "pid")) == 2)
+    pids = hasty.events(STUBBORN, "pid")
     hasty.process.terminate()
     assert hasty.end()[0] == 0
     assert not any(alive(int(pid)) for pid in pids)
@@ -339,7 +339,7 @@ def test_a_planned_stop_ends_also_with_workers_that_do_not(hasty: Supervised) ->
 
 def test_a_second_signal_ends_at_once(supervised: Supervised) -> None:
     supervised.start("stubborn")
-    until(lambda: len(supervised.events("Worker started", "pid")) == 2)
+    until(lambda: len(supervised.events(STUBBORN, "pid")) == 2)
     supervised.process.terminate()
     until(lambda: "Stopping " in supervised.log)
     supervised.process.terminate()

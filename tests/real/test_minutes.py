@@ -181,10 +181,17 @@ async def test_a_server_whose_minutes_run_out_is_left_before(
         assert red["health"] == "up"
         assert red["cool_down_until"][:19] == red["minutes_reset"][:19]
         assert red["minutes_budget"] == 0.5
-        assert red["minutes_used"] >= 0.475
-        green = (await pool.status())["servers"][1]
+
+        green = red
+
+        # The worker that answers knows of another's sessions by what that one wrote last.
+        async def counted() -> bool:
+            nonlocal red, green
+            red, green, _ = (await pool.status())["servers"]
+            return bool(red["minutes_used"] >= 0.475 and green["burn_rate"] == 2.0)
+
+        await until(counted, seconds=45, what=lambda: f"both are counted\n{red}\n{green}")
         assert (green["minutes_left"], green["runs_out"]) == (None, None)
-        assert green["burn_rate"] == 2.0
         for who in people:
             assert who.count("disconnected") == 0
             await who.leave()
