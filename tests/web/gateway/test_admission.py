@@ -65,7 +65,7 @@ async def empty(setting: Setting) -> None:
 
 async def goodbye(line: Line) -> None:
     """Wait until the server is told that the client it has let in is gone."""
-    stream = FrameStream(masked=True, wanted={signal.REQUEST_LEAVE})
+    stream = FrameStream(masked=True, wanted=frozenset({signal.REQUEST_LEAVE}))
     async with asyncio.timeout(10):
         while True:
             pieces = stream.feed(await line.reader.read(1000))

@@ -42,7 +42,8 @@ def fed(stream: FrameStream, data: bytes, cuts: list[int]) -> list[bytes | Messa
     for begin, end in itertools.pairwise(edges):
         if begin == end:
             continue
-        answer = stream.feed(data[begin:end])
+        part = data[begin:end]
+        answer = part if stream.passes(part) else stream.feed(part)
         pieces += [answer] if isinstance(answer, bytes) else answer
     joined: list[bytes | Message] = []
     for piece in pieces:
@@ -67,7 +68,7 @@ messages = st.lists(
 def test_wanted_messages_are_taken_out_and_all_else_passes_unchanged(
     messages: list[tuple[int, int]], cuts: list[int], masked: bool
 ) -> None:
-    wanted = {signal.LEAVE, signal.REFRESH_TOKEN}
+    wanted = frozenset({signal.LEAVE, signal.REFRESH_TOKEN})
     stream = FrameStream(masked=masked, wanted=wanted)
     expected: list[bytes | Message] = []
     data = b""
@@ -119,7 +120,7 @@ def test_a_message_of_several_frames_is_one_message(
             frame = bytes([frame[0] & 0x7F]) + frame[1:]
             frame += encode(b"hi", 9) if not wanted else b""
         data += frame
-    stream = FrameStream(masked=False, wanted={signal.LEAVE} if wanted else ())
+    stream = FrameStream(masked=False, wanted=frozenset({signal.LEAVE} if wanted else ()))
 
     answer = fed(stream, data, cuts)
 
@@ -137,7 +138,7 @@ def test_between_the_frames_of_one_message_there_is_no_boundary() -> None:
 
 
 def test_where_nothing_is_wanted_the_very_bytes_come_back() -> None:
-    stream = FrameStream(masked=False, wanted={signal.LEAVE})
+    stream = FrameStream(masked=False, wanted=frozenset({signal.LEAVE}))
     data = encode(payload_of(10, 200)) * 3
 
     assert stream.feed(data) is data
@@ -184,7 +185,7 @@ def test_a_wanted_message_in_parts_without_end_is_not_held_for_ever(
     masked: bool, limit: int, size: int
 ) -> None:
     mask = MASK if masked else None
-    stream = FrameStream(masked=masked, wanted={signal.LEAVE})
+    stream = FrameStream(masked=masked, wanted=frozenset({signal.LEAVE}))
     first = encode(payload_of(signal.LEAVE, 20), BINARY, mask)
     part = encode(bytes(size), 0, mask)
     some = (bytes([part[0] & 0x7F]) + part[1:]) * (limit // 8 // len(part))
@@ -207,6 +208,57 @@ def test_a_wrong_mask_is_refused_whatever_length_it_pretends(masked: bool) -> No
             continue
         with pytest.raises(FrameError):
             FrameStream(masked=masked).feed(frame)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("first", [0x82, 0x02, 0x80, 0x81, 0x88, 0x89, 0xC2])
+def test_what_passes_at_once_is_what_would_pass_whole(first: int, masked: bool) -> None:
+    """Whatever the first bytes say of a length, and whatever comes with them."""
+    wanted = frozenset({signal.LEAVE})
+    stream = FrameStream(masked=masked, wanted=wanted)
+    passed = 0
+    for second in range(256):
+        for size in (*range(1, 150), 300):
+            for rest in (b"\x00\x80\x00\x00\x00\x00\x1a", b"\x00\x8c\x1a", b"\x42", b"\x92\x01"):
+                data = (bytes([first, second]) + rest + bytes(size))[:size]
+                if not stream.passes(data):
+                    continue
+                passed += 1
+                slowly = FrameStream(masked=masked, wanted=wanted)
+                assert slowly.feed(data) is data
+                assert slowly.at_boundary
+    assert bool(passed) is (first == 0x82)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [6, 20, 123, 124, 200, 16_000])
+def test_the_messages_of_a_session_pass_at_once_and_the_wanted_ones_do_not(
+    size: int, masked: bool
+) -> None:
+    stream = FrameStream(masked=masked, wanted=frozenset({signal.LEAVE}))
+    mask = MASK if masked else None
+
+    assert stream.passes(encode(payload_of(4, size), BINARY, mask))
+    assert not stream.passes(encode(payload_of(signal.LEAVE, size), BINARY, mask))
+    stream.wanted = frozenset()
+    assert stream.passes(encode(payload_of(signal.LEAVE, size), BINARY, mask))
+
+
+def test_nothing_passes_at_once_within_a_frame_or_a_message() -> None:
+    stream = FrameStream(masked=False)
+    frame = encode(payload_of(10, 20))
+
+    stream.feed(frame[:1])  # held
+    assert not stream.passes(frame)
+    stream.feed(frame[1:5])  # within the frame
+    assert not stream.passes(frame)
+    stream.feed(frame[5:])
+    assert stream.passes(frame)
+    stream.feed(bytes([frame[0] & 0x7F]) + frame[1:])  # the first frame of several
+    assert not stream.passes(frame)
+    stream.feed(encode(b"end", 0)[:3])
+    stream.feed(encode(b"end", 0)[3:])
+    assert stream.passes(frame)
 
 
 def test_sixty_four_bits_of_length_are_no_small_length() -> None:
@@ -246,7 +298,7 @@ def test_leave_sets_both_ways_of_saying_it_and_never_reason_one() -> None:
 
 
 def test_a_leave_of_a_clients_that_is_far_too_long_is_not_held() -> None:
-    stream = FrameStream(masked=True, wanted={8})
+    stream = FrameStream(masked=True, wanted=frozenset({8}))
     begin = b"\x82\xff" + (2**20).to_bytes(8, "big") + bytes(4) + b"\x42\x00" + bytes(1000)
 
     assert stream.feed(begin) == begin

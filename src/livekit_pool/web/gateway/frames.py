@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Container
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -36,7 +36,17 @@ PING: Final = 9
 PONG: Final = 10
 
 _FINAL_BIT: Final = 0x80
-_WHOLE: Final = _FINAL_BIT | 2  # a binary message in one frame, no reserved bit set
+
+# What `FrameStream.passes` compares with: a binary message in one frame, no reserved bit set; its
+# second byte, masked or not, where the length follows in two bytes or in eight; and the size from
+# which on all that it looks at is there.
+_WHOLE: Final = _FINAL_BIT | BINARY
+_IN_TWO: Final = 126
+_IN_EIGHT: Final = 127
+_MASKED_IN_TWO: Final = 128 | _IN_TWO
+_MASKED_IN_EIGHT: Final = 128 | _IN_EIGHT
+_LEAST: Final = 10
+
 _RESERVED_BITS: Final = 0x70  # no extension is ever offered upstream, so none may be used
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -48,14 +58,8 @@ _CLIENTS_LIMIT: Final = 64 * 1024
 sends. What is looked for, a leave, is tiny; what is held is gone through with each piece of it."""
 
 
-class _EveryKind:
-    """Contains every kind of message."""
-
-    def __contains__(self, kind: object) -> bool:
-        return True
-
-
-EVERY_KIND: Final[Container[int]] = _EveryKind()
+EVERY_KIND: Final = frozenset(range(2**12))
+"""Every kind that is looked at: as many as the first two bytes of a message can name."""
 
 
 class FrameError(Exception):
@@ -75,20 +79,35 @@ class Message(NamedTuple):
     raw: bytes
 
 
+@lru_cache(maxsize=64)  # the gateway knows a handful
+def _unread(wanted: frozenset[int]) -> frozenset[int]:
+    """The tags in one byte, as they begin a message, of the kinds that are not ``wanted``."""
+    return frozenset(tag for tag in range(128) if tag >> 3 not in wanted)
+
+
 class FrameStream:
     """
     One direction of a WebSocket connection: where its frames end, and which messages matter.
 
     Attributes:
-        wanted: kinds (field numbers) of messages to take out.
         limit: largest message, in bytes, that is taken out; larger ones pass unread.
     """
 
-    __slots__ = ("_fragmented", "_held", "_masked", "_rest", "limit", "wanted")
+    __slots__ = (
+        "_between",
+        "_fragmented",
+        "_held",
+        "_masked",
+        "_rest",
+        "_unread",
+        "_wanted",
+        "limit",
+    )
 
-    def __init__(self, *, masked: bool, wanted: Container[int] = ()) -> None:
+    def __init__(self, *, masked: bool, wanted: frozenset[int] = frozenset()) -> None:
         """``masked`` is True for the client's direction (RFC 6455, section 5.3)."""
         self._masked = masked
+        self._between = True  # no frame is under way and nothing is held: `passes` may answer
         self._rest = 0  # bytes of a frame that is passing through and has not ended yet
         self._held = b""  # the beginning of a frame that cannot be judged yet
         self._fragmented = False  # within a message of several frames that is passing through
@@ -96,11 +115,46 @@ class FrameStream:
         self.limit = _CLIENTS_LIMIT if masked else HELD_LIMIT
 
     @property
+    def wanted(self) -> frozenset[int]:
+        """Kinds (field numbers) of messages to take out."""
+        return self._wanted
+
+    @wanted.setter
+    def wanted(self, kinds: frozenset[int]) -> None:
+        self._wanted = kinds
+        self._unread = _unread(kinds)
+
+    @property
     def at_boundary(self) -> bool:
         """Whether what was passed on so far ends with a whole message."""
         return not self._rest and not self._fragmented
 
-    # The hot loop of the relay: each step as a method of its own would double what it costs.
+    def passes(self, data: bytes) -> bool:
+        """
+        Whether the next bytes are one whole message that nobody wants, in one frame.
+
+        Then they are to be passed on, and nothing else is to be done. True for nearly all that a
+        session says, and found out in as few steps as there can be; for what it is not true of,
+        which may be the same in another form, there is `feed`.
+        """
+        size = len(data)
+        if not self._between or size < _LEAST or data[0] != _WHOLE:
+            return False
+        length = data[1]
+        if self._masked:
+            if length == _MASKED_IN_TWO:
+                return (data[2] << 8 | data[3]) + 8 == size and data[8] ^ data[4] in self._unread
+            # Of a frame without a mask the difference is smaller than any size looked at here.
+            return (
+                length - 128 + 6 == size
+                and length != _MASKED_IN_EIGHT
+                and data[6] ^ data[2] in self._unread
+            )
+        if length == _IN_TWO:
+            return (data[2] << 8 | data[3]) + 4 == size and data[4] in self._unread
+        return length + 2 == size and length < _IN_TWO and data[2] in self._unread
+
+    # Each step as a method of its own would double what it costs.
     def feed(self, data: bytes) -> bytes | list[bytes | Message]:  # noqa: C901, PLR0912, PLR0915
         """
         Take the next bytes; answer what to do with them, in order.
@@ -114,33 +168,13 @@ class FrameStream:
         rest, size = self._rest, len(data)
         if rest >= size:
             self._rest = rest - size
+            self._between = rest == size and not self._fragmented
             return data
+        self._between = False
         if self._held:
             data = self._held + data
             self._held = b""
             size = len(data)
-        elif not rest and size > 10 and data[0] == _WHOLE and not self._fragmented:
-            # By far the most common: one message, in one frame, has arrived, and it is not wanted.
-            length = data[1]
-            if self._masked:
-                length ^= 128
-                body = 6
-            else:
-                body = 2
-            if length == 126:
-                body += 2
-                length = data[2] << 8 | data[3]
-            elif length > 126:
-                length = -1  # 64 bits of length, or wrongly masked: the long way tells which
-            if length + body == size:
-                kind, second = data[body], data[body + 1]
-                if self._masked:
-                    kind ^= data[body - 4]
-                    second ^= data[body - 3]
-                if kind >= 128:
-                    kind = kind & 127 | second << 7
-                if kind >> 3 not in self.wanted:
-                    return data
         masked, start, at = self._masked, 0, rest
         limit = self.limit
         pieces: list[bytes | Message] = []
@@ -216,6 +250,8 @@ class FrameStream:
             self._rest = 0
             if at < size:
                 self._held = data[at:]
+            else:
+                self._between = not self._fragmented
         if not pieces and start == 0 and at == len(data):
             return data
         if start < at:

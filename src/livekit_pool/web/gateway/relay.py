@@ -78,6 +78,9 @@ class Phase(IntEnum):
     CLOSED = 5
 
 
+_OPEN: Final = Phase.OPEN  # found at once, where each step counts
+
+
 class SignalRelay(asyncio.Protocol):
     """
     One client's signal connection.
@@ -148,8 +151,11 @@ class SignalRelay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
-        if phase is Phase.OPEN:
-            self._from_client(data)
+        if phase is _OPEN:
+            if self._client.passes(data):  # type: ignore[union-attr]  # there while it is open
+                self.upstream.transport.write(data)  # type: ignore[union-attr]  # likewise
+            else:
+                self._from_client(data)
         elif phase is Phase.ADMITTING:
             self._early = (self._early or b"") + data
             if len(self._early) > _EARLY_LIMIT:
@@ -321,8 +327,15 @@ class SignalRelay(asyncio.Protocol):
 
     def from_server(self, data: bytes) -> None:
         """Bytes from the server: pass them on, but for the messages that concern the gateway."""
-        if self.phase is not Phase.OPEN:
+        if self.phase is not _OPEN:
             return
+        stream = self.upstream.stream  # type: ignore[union-attr]  # there while it is open
+        if stream.passes(data):  # type: ignore[union-attr]  # likewise
+            self.transport.write(data)
+            return
+        self._from_server(data)
+
+    def _from_server(self, data: bytes) -> None:
         upstream = self.upstream
         assert upstream is not None
         stream = upstream.stream
