@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -238,6 +239,35 @@ class TestWriting:
                 one.metering.witness("red", sid=f"PA_{number}", joined=0, at=day.now)
             await one.metering.flush()
         assert [record.message for record in caplog.records] == [observe.MINUTES_LOST]
+
+    async def test_what_a_store_that_answers_does_not_take_is_told_once_and_kept(
+        self, day: Day, one: Process, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        join(one, "PA_1")
+        day.now += 60
+        for _ in range(3):
+            store.errors = [StoreUnavailable("the document is full")]
+            with pytest.raises(StoreUnavailable):
+                await one.metering.flush()
+        (told,) = caplog.records
+        assert told.message == observe.MINUTES_UNWRITTEN
+        assert told.fields == {"detail": "the document is full"}  # type: ignore[attr-defined]
+
+        for _ in range(2):
+            await one.metering.flush()
+        assert [record.message for record in caplog.records[1:]] == [observe.MINUTES_WRITTEN]
+        assert await used(store) == 1.0
+
+    async def test_that_a_store_is_away_is_not_told_twice(
+        self, one: Process, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one.driver.store_ok = False
+        join(one, "PA_1")
+        store.errors = [StoreUnavailable("away")]
+        with pytest.raises(StoreUnavailable):
+            await one.metering.flush()
+        assert not caplog.records
 
 
 class TestFigures:

@@ -17,6 +17,8 @@ __all__ = [
     "DRAINED",
     "HEALTH",
     "MINUTES_LOST",
+    "MINUTES_UNWRITTEN",
+    "MINUTES_WRITTEN",
     "NAMES_BACK",
     "NAMES_FAIL",
     "OWN_FAULT",
@@ -58,6 +60,8 @@ NAMES_BACK: Final = "Host names resolved again"
 STORE_AWAY: Final = "Store does not answer"
 STORE_BACK: Final = "Store answers again"
 STORE_CORRUPT: Final = "Store holds what is not this pool's"
+MINUTES_UNWRITTEN: Final = "Minutes not written to the store, and kept"
+MINUTES_WRITTEN: Final = "Minutes written to the store again"
 MINUTES_LOST: Final = "Too many minutes counted while the store was away: some are lost"
 RESTORED: Final = "Lost document restored"
 DRAINED: Final = "LiveKit server drained"

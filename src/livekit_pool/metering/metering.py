@@ -81,6 +81,7 @@ class Metering:
         self._flushing = asyncio.Lock()
         self._folds_from = -math.inf  # monotonic
         self._told_of_loss = False
+        self._unwritten = False  # the store did not take the last, though it answers
         self._full_from: dict[str, float] = {}
         driver.listen_store(self._store_changed)
 
@@ -233,22 +234,36 @@ class Metering:
         """
         Write what was seen and is not in the store.
 
+        A store that takes nothing, and answers otherwise, is logged: one that is full, for example.
+
         Raises:
-            StoreError: the store does not answer; what was not written is kept.
+            StoreError: the store does not take it; what was not written is kept.
         """
         async with self._flushing:
-            spans = self._evidence.take()
-            waiting = list(spans.items())
-            at_once = len(waiting) if self._metered else _AT_ONCE
             try:
-                while waiting:
-                    sums = sums_of(dict(waiting[:at_once]))
-                    await self._driver.store.count(sums)
-                    self._learn(sums)
-                    del waiting[:at_once]
-            finally:
-                self._evidence.put_back(dict(waiting))
-                self._tell_of_loss()
+                await self._write()
+            except StoreError as error:
+                if self._driver.store_ok and not self._unwritten:
+                    self._unwritten = True
+                    observe.event(observe.MINUTES_UNWRITTEN, logging.ERROR, detail=str(error))
+                raise
+            if self._unwritten:
+                self._unwritten = False
+                observe.event(observe.MINUTES_WRITTEN)
+
+    async def _write(self) -> None:
+        spans = self._evidence.take()
+        waiting = list(spans.items())
+        at_once = len(waiting) if self._metered else _AT_ONCE
+        try:
+            while waiting:
+                sums = sums_of(dict(waiting[:at_once]))
+                await self._driver.store.count(sums)
+                self._learn(sums)
+                del waiting[:at_once]
+        finally:
+            self._evidence.put_back(dict(waiting))
+            self._tell_of_loss()
 
     def _learn(self, sums: Ledger) -> None:
         for writer, totals in sums.items():
