@@ -75,6 +75,15 @@ class Setting:
         await asyncio.gather(*(one(number) for number in range(CLIENTS)))
         return time.monotonic() - began
 
+    async def heard(self, revision: int) -> None:
+        """Wait until every worker follows the document at ``revision``."""
+
+        async def all_did() -> bool:
+            rows = (await self.pool.status())["processes"]
+            return len(rows) == WORKERS and {row["revision"] for row in rows} == {revision}
+
+        await until(all_did, seconds=10, what=f"all workers are at revision {revision}")
+
     async def rotated(self, cause: str) -> dict[str, Any]:
         """The one rotation, once it is there."""
         rotations: list[dict[str, Any]] = await until(
@@ -121,6 +130,7 @@ async def test_five_hundred_reports_within_a_second_are_one_rotation(
     assert pool_of_three.answers["verifying"] > 0
     rotation = await pool_of_three.rotated("quota")
     assert rotation["reason"] == "a join was refused with HTTP 429: quota"
+    await pool_of_three.heard(rotation["revision"])
 
     assert await pool_of_three.report("q") == {
         "status": "already_handled",
@@ -171,6 +181,7 @@ async def test_late_reports_do_not_touch_a_server_that_is_active_again(
     """Red, green, red: who speaks of the first red speaks of the past, also if red is dead now."""
     for name in ("green", "red"):
         await pool_of_three.pool.rotate(to=name)
+    await pool_of_three.heard(3)
     pool_of_three.red.answers(signalling, 429, "quota exceeded")
 
     await pool_of_three.all_report()
