@@ -151,7 +151,7 @@ class TestSpent:
         assert decision.rotation.reason == "95 of 100 minutes are used; nobody is connected"
         assert decision.document is not None
         assert decision.document.record("red") == ServerRecord(
-            cool_down_until=START + 1e6, cool_down_cause=Cause.QUOTA
+            cool_down_until=START + 1e6, cool_down_cause=Cause.QUOTA, spent_minutes=95.0
         )
 
     def test_it_waits_for_a_quiet_moment(self) -> None:
@@ -193,6 +193,50 @@ class TestSpent:
             document(), to="red", names=NAMES, cause=Cause.DOWN, reason="", actor="", now=START - 1
         )
         assert moved_to(decide(here({"red": usage(96)}, {"red": HUNDRED}, lately))) == "green"
+
+
+class TestRaised:
+    """Red was left, for green, when 95 of its 100 minutes were used; now it has more."""
+
+    LEFT = ServerRecord(
+        cool_down_until=START + 1e6, cool_down_cause=Cause.QUOTA, spent_minutes=95.0
+    )
+
+    @pytest.mark.parametrize(
+        ("limits", "share", "ends"),
+        [
+            (HUNDRED, 0.95, False),
+            (Limits(minutes=90.0), 0.95, False),
+            (Limits(minutes=101.0), 0.95, True),
+            (HUNDRED, 0.96, True),
+            (Limits(), 0.95, True),
+        ],
+    )
+    def test_what_it_has_more_ends_its_cool_down(
+        self, limits: Limits, share: float, ends: bool
+    ) -> None:
+        after = budget.lifted(self.LEFT, limits, share)
+        assert after == (ServerRecord() if ends else self.LEFT)
+
+    def test_what_it_refused_itself_holds(self) -> None:
+        refused = replace(self.LEFT, spent_minutes=None)
+        assert budget.lifted(refused, Limits(minutes=1e6), 0.95) is refused
+
+    def test_a_drain_and_what_it_failed_before_stay(self) -> None:
+        record = replace(self.LEFT, drained=MARK, failures=3)
+        assert budget.lifted(record, Limits(), 0.95) == ServerRecord(drained=MARK, failures=3)
+
+    @pytest.mark.parametrize(("minutes", "role"), [(100.0, Role.EXHAUSTED), (200.0, Role.STANDBY)])
+    def test_a_process_with_a_larger_budget_may_choose_it(self, minutes: float, role: Role) -> None:
+        before = Metered()
+        (swap,) = before.tells(red=usage(95.0))
+
+        machine = Metered({"red": Limits(minutes=minutes)}, swap.document).machine
+        machine.receive(UsageSeen(usage={"red": usage(95.0)}), START)
+
+        assert machine.role("red", START) is role
+        assert machine.available("red", START) is (role is Role.STANDBY)
+        assert machine.record("red").cooling(START) is (role is Role.EXHAUSTED)
 
 
 class TestFull:
@@ -239,11 +283,13 @@ class TestFull:
 class Metered:
     """A machine whose servers are all up, and have a hundred minutes each."""
 
-    def __init__(self, limits: dict[str, Limits] | None = None) -> None:
+    def __init__(
+        self, limits: dict[str, Limits] | None = None, shared: Document | None = None
+    ) -> None:
         limits = dict.fromkeys(NAMES, HUNDRED) if limits is None else limits
         self.machine = PoolMachine(NAMES, Settings(), "p", limits)
         self.now = START
-        for event in (Loaded(document=document()), RowsSeen(lists=(NAMES,))):
+        for event in (Loaded(document=shared or document()), RowsSeen(lists=(NAMES,))):
             self.machine.receive(event, START)
         for name in NAMES:
             self.machine.receive(Probed(server=name, outcome=PASSED), START)

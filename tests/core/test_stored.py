@@ -30,6 +30,9 @@ FULL = replace(
     servers={
         "red": ServerRecord(cool_down_until=START + 5, cool_down_cause=Cause.DOWN, failures=2),
         "green": ServerRecord(drained=MARK),
+        "blue": ServerRecord(
+            cool_down_until=START + 9, cool_down_cause=Cause.QUOTA, spent_minutes=95.0
+        ),
     },
 )
 KEYS = tuple(to_mapping(FULL))
@@ -63,6 +66,7 @@ def test_the_keys_of_the_original_system_are_kept() -> None:
     assert servers["red"] == {
         "coolDownUntil": START + 5,
         "coolDownCause": "down",
+        "spentMinutes": None,
         "failures": 2,
         "drained": None,
     }
@@ -143,7 +147,13 @@ def test_damaged_records_lose_no_other() -> None:
     stored = to_mapping(FULL)
     stored["servers"] = {
         "red": "x",
-        "green": {"coolDownUntil": "soon", "coolDownCause": "bad", "failures": -1, "drained": None},
+        "green": {
+            "spentMinutes": "all",
+            "coolDownUntil": "soon",
+            "coolDownCause": "bad",
+            "failures": -1,
+            "drained": None,
+        },
         "blue": {"coolDownUntil": 5.0, "coolDownCause": "down", "failures": 1, "drained": None},
     }
     read, repairs = from_mapping(stored, NAMES)
@@ -151,7 +161,7 @@ def test_damaged_records_lose_no_other() -> None:
         "green": ServerRecord(),
         "blue": ServerRecord(cool_down_until=5.0, cool_down_cause=Cause.DOWN, failures=1),
     }
-    assert len(repairs) == 4
+    assert len(repairs) == 5
 
 
 def test_a_document_of_the_original_system_is_taken_over() -> None:

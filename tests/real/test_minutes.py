@@ -196,6 +196,20 @@ async def test_a_server_whose_minutes_run_out_is_left_before(
             assert who.count("disconnected") == 0
             await who.leave()
 
+        assert await pool.stop() == 0
+        pool.settings["LIVEKIT_SERVERS_0_MINUTES"] = "100"
+        await pool.start()
+
+        async def has_more() -> bool:
+            red = (await pool.status())["servers"][0]
+            return (red["role"], red["cool_down_until"]) == ("standby", None)
+
+        await until(has_more, seconds=10, what=lambda: f"red is available\n{pool.log_end()}")
+        await pool.rotate()
+        assert (await pool.rotations())[0]["to"] == "blue"
+        await pool.rotate()
+        assert (await pool.rotations())[0]["to"] == "red"
+
 
 async def test_a_server_that_is_full_is_left_by_all_for_one_with_room(
     livekit_servers: list[LocalServer], tmp_path: Path

@@ -31,10 +31,11 @@ NONSENSE: tuple[object, ...] = (
     {"a": {}},
     None,
 )
-NULLABLE = {"lastError", "lastErrorTime", "paused", "drained", "coolDownUntil", "coolDownCause"}
+COOL_DOWN = {"coolDownUntil", "spentMinutes"}
+NULLABLE = {"lastError", "lastErrorTime", "paused", "drained", "coolDownCause", *COOL_DOWN}
 ANY_TEXT = {"reason", "actor", "by", "lastError"}
 LONG_TEXT = {"store", "room", "server", "activeServer"}
-MOMENTS = {"createdAt", "lastRotation", "lastErrorTime", "since", "coolDownUntil", "at", "window"}
+FRACTIONS = {"createdAt", "lastRotation", "lastErrorTime", "since", "at", "window", *COOL_DOWN}
 
 
 def paths(content: Any, path: Path = ()) -> Iterator[Path]:
@@ -99,7 +100,7 @@ def may_be(path: Path, value: object) -> bool:
         (value is None and field in NULLABLE)
         or (value == "" and field in ANY_TEXT)
         or (isinstance(value, str) and len(value) > 1000 and field in LONG_TEXT)
-        or (value == 1.5 and field in MOMENTS)
+        or (value == 1.5 and field in FRACTIONS)
         or (value == {"a": {}} and field == "ledger")
     )
 

@@ -7,12 +7,24 @@ operator configured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from .document import ServerRecord
 from .limits import Limits
 
-__all__ = ["NONE", "Usage", "due", "has_room", "is_full", "is_spent", "left", "runs_out"]
+__all__ = [
+    "NONE",
+    "Usage",
+    "due",
+    "has_room",
+    "is_full",
+    "is_spent",
+    "left",
+    "lifted",
+    "runs_out",
+    "usable",
+]
 
 QUIET: Final = 0.5
 """Part of the last hour's mean number of participants up to which a moment is a quiet one."""
@@ -74,9 +86,29 @@ def runs_out(usage: Usage, limits: Limits, now: float) -> float | None:
     return moment if moment < ends else None
 
 
+def usable(limits: Limits, share: float) -> float | None:
+    """Minutes of a server that the pool uses, from one reset to the next; None without a budget."""
+    return None if limits.minutes is None else share * limits.minutes
+
+
 def is_spent(usage: Usage, limits: Limits, share: float, now: float) -> bool:
     """Whether the ``share`` of its minutes that the pool uses is used up."""
-    return limits.minutes is not None and usage.used_at(now) >= share * limits.minutes
+    most = usable(limits, share)
+    return most is not None and usage.used_at(now) >= most
+
+
+def lifted(record: ServerRecord, limits: Limits, share: float) -> ServerRecord:
+    """
+    ``record`` without a cool-down for minutes that were out, if there are more by now.
+
+    Its budget was raised, or the share of it. What the server itself refused is another matter.
+    """
+    if record.spent_minutes is None:
+        return record
+    most = usable(limits, share)
+    if most is not None and most <= record.spent_minutes:
+        return record
+    return replace(record, cool_down_until=None, cool_down_cause=None, spent_minutes=None)
 
 
 def due(usage: Usage, limits: Limits, share: float, since: float, now: float) -> str | None:

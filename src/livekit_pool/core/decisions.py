@@ -275,7 +275,8 @@ def _leave_spent(situation: Situation) -> Decision:
     choice = next_available(situation.roomy())
     if choice.server is None and not choice.waits:
         choice = next_available(situation.candidates)
-    return _go(situation, choice, Cause.QUOTA, reason, nowhere=NoteEvent.SPENT)
+    spent = budget.usable(situation.limits_of(situation.active), situation.settings.minutes_share)
+    return _go(situation, choice, Cause.QUOTA, reason, spent_minutes=spent, nowhere=NoteEvent.SPENT)
 
 
 def _leave_full(situation: Situation) -> Decision:
@@ -344,12 +345,19 @@ def _go(
     *,
     actor: str | None = None,
     retry_after: float | None = None,
+    spent_minutes: float | None = None,
     nowhere: NoteEvent = NoteEvent.NO_SERVER,
 ) -> Decision:
     """Leave the active server for the one chosen; ``nowhere`` tells that there is none."""
     if choice.server is not None:
         return _rotation(
-            situation, choice.server, cause, reason, actor=actor, retry_after=retry_after
+            situation,
+            choice.server,
+            cause,
+            reason,
+            actor=actor,
+            retry_after=retry_after,
+            spent_minutes=spent_minutes,
         )
     if choice.waits:
         return Decision(probe=choice.probe, signed=choice.signed)
@@ -364,6 +372,7 @@ def _rotation(
     *,
     actor: str | None = None,
     retry_after: float | None = None,
+    spent_minutes: float | None = None,
 ) -> Decision:
     left, reports = None, 1
     if cause in COOLS:
@@ -375,6 +384,7 @@ def _rotation(
             situation.settings,
             retry_after=retry_after,
             reset=_reset(situation),
+            spent_minutes=spent_minutes,
         )
         reports = max(1, situation.faults.reports)
     document, rotation = rotated(

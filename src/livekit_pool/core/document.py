@@ -76,12 +76,15 @@ class ServerRecord:
         cool_down_until: not chosen before that moment; in the past when it has ended, None when
             there never was one.
         cool_down_cause: the cause of that cool-down.
+        spent_minutes: the minutes that could be used of it, where that cool-down is for the ledger
+            having counted as many; None where it has another reason.
         failures: cool-downs in a row, which double the next one.
         drained: set by an operator, or None.
     """
 
     cool_down_until: float | None = None
     cool_down_cause: Cause | None = None
+    spent_minutes: float | None = None
     failures: int = 0
     drained: Mark | None = None
 

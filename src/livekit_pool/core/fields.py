@@ -60,7 +60,7 @@ class Fields:
         return value if value is not None and 0 <= value < count else None
 
     def number(self, key: str, default: float) -> float:
-        """A moment or a duration in seconds, not negative."""
+        """A moment or a duration in seconds, or a number of minutes; not negative."""
         value = self.mapping.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             with_fraction = float(min(value, 1e300)) if isinstance(value, int) else value
@@ -69,7 +69,7 @@ class Fields:
         return self.repaired(key, default)
 
     def optional_number(self, key: str) -> float | None:
-        """A moment in seconds; None where none is stored, or nonsense."""
+        """As `number`; None where none is stored, or nonsense."""
         if self.mapping.get(key) is None:
             return None
         before = len(self.repairs)

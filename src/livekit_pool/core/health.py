@@ -334,6 +334,7 @@ def cooled(
     *,
     retry_after: float | None = None,
     reset: float | None = None,
+    spent_minutes: float | None = None,
 ) -> ServerRecord:
     """
     Put a server into the cool-down that ``cause`` deserves; see `faults.FOLLOWS`.
@@ -341,6 +342,7 @@ def cooled(
     Args:
         retry_after: seconds after which the server wants to be asked again, if it said so.
         reset: when its quota is reset, in seconds since the epoch; None if nobody knows.
+        spent_minutes: the minutes that could be used of it, if it is left for having used them.
     """
     ended = record.cool_down_until
     forgotten = ended is None or now - ended > settings.cool_down_max
@@ -358,7 +360,13 @@ def cooled(
             pause = _doubled(settings.cool_down_limit_first, failures, settings)
             until = now + (pause if asked is None else asked)
             failures += 1
-    return replace(record, cool_down_until=until, cool_down_cause=cause, failures=failures)
+    return replace(
+        record,
+        cool_down_until=until,
+        cool_down_cause=cause,
+        spent_minutes=spent_minutes,
+        failures=failures,
+    )
 
 
 def asked_for(retry_after: float | None) -> float | None:

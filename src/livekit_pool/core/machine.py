@@ -31,7 +31,7 @@ from .actions import (
     Swap,
 )
 from .agreement import Finding, Losses
-from .budget import Usage
+from .budget import Usage, lifted
 from .decisions import Decision, decide
 from .document import Cause, Document, Rotation, ServerRecord
 from .events import (
@@ -244,11 +244,11 @@ class PoolMachine:
     def record(self, server: str) -> ServerRecord:
         """What all processes share about ``server``, with a cool-down in the time of now."""
         document = self.document
-        return ServerRecord() if document is None else self._moments.seen(document).record(server)
+        return ServerRecord() if document is None else self._seen(document).record(server)
 
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
-        document = None if self.document is None else self._moments.seen(self.document)
+        document = None if self.document is None else self._seen(self.document)
         if document is not None and self.active_server == server:
             return Role.ACTIVE
         if document is not None and document.record(server).drained is not None:
@@ -603,7 +603,7 @@ class PoolMachine:
             names=self.names,
             actor=f"pool {self._process}",
             settings=self.settings,
-            document=self._moments.seen(document),
+            document=self._seen(document),
             health=self._health,
             faults=self._faults,
             lists=None if self._rows is None else self._rows.lists,
@@ -618,6 +618,15 @@ class PoolMachine:
             spent_from=self._spent_from,
             now=now,
         )
+
+    def _seen(self, document: Document) -> Document:
+        """``document`` as it is to be understood now, and by this process's budgets."""
+        document = self._moments.seen(document)
+        share, servers = self.settings.minutes_share, dict(document.servers)
+        for name in self.names:
+            if name in servers:
+                servers[name] = lifted(servers[name], self.limits.get(name, Limits()), share)
+        return document if servers == document.servers else replace(document, servers=servers)
 
     def _probe(self, server: str, *, signed: bool = False) -> None:
         if (action := Probe(server=server, signed=signed)) not in self._actions:

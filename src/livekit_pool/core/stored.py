@@ -58,6 +58,7 @@ def _record_to(record: ServerRecord) -> dict[str, object]:
     return {
         "coolDownUntil": record.cool_down_until,
         "coolDownCause": record.cool_down_cause.value if record.cool_down_cause else None,
+        "spentMinutes": record.spent_minutes,
         "failures": record.failures,
         "drained": _mark_to(record.drained),
     }
@@ -187,6 +188,7 @@ def _read_records(fields: Fields) -> dict[str, ServerRecord]:
         records[name] = ServerRecord(
             cool_down_until=record.optional_number("coolDownUntil"),
             cool_down_cause=record.optional_name("coolDownCause", Cause),
+            spent_minutes=record.optional_number("spentMinutes"),
             failures=record.whole("failures", 0),
             drained=_read_mark(record, "drained"),
         )
