@@ -139,6 +139,30 @@ async def test_a_room_that_is_nowhere_goes_to_the_active_server_whoever_asks(rev
     assert placement.server == "green"
 
 
+async def test_nothing_of_its_old_server_reaches_a_client_that_was_sent_away() -> None:
+    message = encode(b"\x22\x0a" + b"trickle me")
+
+    async def goes_on(line: Line) -> None:
+        await line.joins(message)
+        await told.wait()
+        line.writer.write(message)
+
+    told = asyncio.Event()
+    async with a_pool(goes_on) as setting:
+        connection = await setting.session()
+        await connection.until(message)
+        (room,) = setting.pool.rooms
+        (relay,) = room.sessions
+        assert room.placement is not None
+
+        relay.move(room.placement)
+        told.set()
+        await until(lambda: relay.upstream is None)  # type: ignore[attr-defined]  # it is a relay
+        connection.writer.write(close_frame(1000, MASK))
+
+        assert message not in await connection.rest()
+
+
 # -- sides that stop reading --
 
 

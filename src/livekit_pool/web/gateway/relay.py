@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .request import UpgradeRequest
     from .upstream import Upstream
 
-__all__ = ["LINGER", "Phase", "SignalRelay"]
+__all__ = ["LINGER", "OPEN", "Phase", "SignalRelay"]
 
 LINGER: Final = 1.5
 """Seconds after which a connection that was told to go, and did not, is cut."""
@@ -78,7 +78,8 @@ class Phase(IntEnum):
     CLOSED = 5
 
 
-_OPEN: Final = Phase.OPEN  # found at once, where each step counts
+OPEN: Final = Phase.OPEN
+"""The same, found at once: for where each step counts."""
 
 
 class SignalRelay(asyncio.Protocol):
@@ -151,7 +152,7 @@ class SignalRelay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
-        if phase is _OPEN:
+        if phase is OPEN:
             if self._client.passes(data):  # type: ignore[union-attr]  # there while it is open
                 self.upstream.transport.write(data)  # type: ignore[union-attr]  # likewise
             else:
@@ -327,15 +328,8 @@ class SignalRelay(asyncio.Protocol):
 
     def from_server(self, data: bytes) -> None:
         """Bytes from the server: pass them on, but for the messages that concern the gateway."""
-        if self.phase is not _OPEN:
+        if self.phase is not OPEN:
             return
-        stream = self.upstream.stream  # type: ignore[union-attr]  # there while it is open
-        if stream.passes(data):  # type: ignore[union-attr]  # likewise
-            self.transport.write(data)
-            return
-        self._from_server(data)
-
-    def _from_server(self, data: bytes) -> None:
         upstream = self.upstream
         assert upstream is not None
         stream = upstream.stream
