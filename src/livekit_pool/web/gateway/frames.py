@@ -176,7 +176,7 @@ class FrameStream:
             self._held = b""
             size = len(data)
         masked, start, at = self._masked, 0, rest
-        limit = self.limit
+        wanted, limit = self._wanted, self.limit
         pieces: list[bytes | Message] = []
         while at < size:
             if size - at < 2:
@@ -210,7 +210,7 @@ class FrameStream:
                         second = data[body + 1] ^ data[body - 3] if masked else data[body + 1]
                         kind = (kind & 127) | (second << 7)
                     kind >>= 3
-                    if kind in self.wanted and length <= limit:
+                    if kind in wanted and length <= limit:
                         message, end = self._take(data, at, kind)
                         if message is None:
                             break
