@@ -35,10 +35,11 @@ demo: $(DONE)/demo livekit-server ## Show it: three LiveKit servers, a call, and
 	@$(SAY) "running the demo"
 	@$(BIN)/livekit-pool demo
 
+# In a worker of pytest-xdist, as LiveKit's SDK can crash the process it is in: tests/conftest.py.
 .PHONY: test
 test: ci-setup $(DONE)/dev node-packages livekit-server ## Run all tests (ARGS="-k name" for some)
 	@$(SAY) "running the tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 1 $(ARGS)
 
 .PHONY: check
 check: $(DONE)/dev ## Check format, lint, types and the direction of imports

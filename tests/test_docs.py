@@ -291,7 +291,9 @@ def test_each_of_twirps_errors_is_there() -> None:
     assert set(twirp_refusal._STATUSES) <= told
 
 
-@pytest.mark.parametrize("word", [*Kind, *Role, *Health, *set(Cause) - {Cause.CREATED}])
+@pytest.mark.parametrize(
+    "word", [*Kind, *Role, *Health, *(cause for cause in Cause if cause is not Cause.CREATED)]
+)
 def test_each_word_of_an_answer_is_there(word: str) -> None:
     assert re.search(rf'[`"]{word}[`"]', text(HTTP_API))
 

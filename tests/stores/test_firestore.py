@@ -111,7 +111,7 @@ class TestTypes:
         assert isinstance(fields["lastErrorTime"], datetime)
         assert fields["lastErrorTime"] > fields["createdAt"]
 
-    @pytest.mark.parametrize("moment", [ODD, 0.1, 1e9 / 3, time.time()])
+    @pytest.mark.parametrize("moment", [ODD, 0.1, 1e9 / 3, 1_795_710_921.845504])
     async def test_keep_the_pools_moments_exact(
         self, store: FirestoreStore, project: str, moment: float
     ) -> None:
