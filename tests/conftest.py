@@ -115,10 +115,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 # ---- a process that crashes ---------------------------------------------------------------------
 
-# LiveKit's Python SDK runs native code in the process of the tests, and now and then that aborts:
-# glibc finds the heap corrupted, mostly after an audio source was closed. `make test` runs the
-# tests in a worker of pytest-xdist, which puts another in its place. Only such a crash is tried
-# again, once, and is told at the end; a test that fails has failed.
+# LiveKit's Python SDK runs native code in the process of the tests, and once in many runs that
+# aborts (others report it of the end of calls with audio: livekit/agents, issues 6056 and 6149).
+# `make test` runs the tests in a worker of pytest-xdist, which puts another in its place. Only such
+# a crash is tried again, once, and is told at the end; a test that fails has failed.
 _CRASHED: str = "crashed"  # an outcome of ours
 _crashed: list[str] = []
 
