@@ -20,8 +20,7 @@ from tests.stores.redis_server import RedisServer
 # Nobody has this address: what is sent to it is lost on the wire.
 _NOBODY = "02:00:00:00:00:01"
 
-# Others than those of a run of the tests that crashed, which nobody has taken away.
-_NETWORKS = itertools.cycle((os.getpid() + number) % 256 for number in range(256))
+_NETWORKS = itertools.cycle(f"10.77.{number}" for number in range(256))
 
 
 class Namespace:
@@ -39,7 +38,10 @@ class Namespace:
         # Other names and addresses each time: the kernel takes its time to forget the last ones.
         self._unique = f"{os.getpid() % 10_000}x{next(self._made)}"
         self._name = f"lkpool{self._unique}"
-        self._wires = [f"10.77.{next(_NETWORKS)}" for _ in range(wires)]
+        # Nor those of a run that was killed, whose wires nobody has taken away.
+        taken = _ip("-o", "-4", "addr")
+        free = (network for network in _NETWORKS if f" {network}." not in taken)
+        self._wires = [next(free) for _ in range(wires)]
         self.addresses = [f"{wire}.2" for wire in self._wires]
         self.near = [f"{wire}.1" for wire in self._wires]
 
@@ -129,6 +131,7 @@ class Namespace:
 _FOR_EVER = ("nud", "permanent")
 
 
-def _ip(*words: str, must: bool = True) -> None:
+def _ip(*words: str, must: bool = True) -> str:
     done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
     assert done.returncode == 0 or not must, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
