@@ -109,6 +109,17 @@ async def test_later_a_refusal_is_an_outage(code: StatusCode) -> None:
                 assert SENTENCES[code] in str(refusal.value)
 
 
+@pytest.mark.parametrize("code", SENTENCES, ids=lambda code: code.name)
+async def test_so_is_one_of_a_write_that_asks_for_nothing(code: StatusCode) -> None:
+    async with (
+        refusing(StatusCode.UNAVAILABLE) as (address, handler),
+        FirestoreStore(URL, emulator=address) as store,
+    ):
+        handler.reads = handler.writes = code
+        with pytest.raises(StoreUnavailable, match=SENTENCES[code]):
+            await store.beat(process_row("one"))
+
+
 @pytest.mark.parametrize("code", PASSING, ids=lambda code: code.name)
 async def test_what_may_pass_does_not_end_the_start(code: StatusCode) -> None:
     async with refusing(code) as (address, _), FirestoreStore(URL, emulator=address):

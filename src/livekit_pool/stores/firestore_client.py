@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import google.auth
 import grpc
@@ -27,7 +27,7 @@ from google.protobuf.wrappers_pb2 import Int32Value
 from grpc import StatusCode
 
 from ..exceptions import ConfigurationError, StoreOutcomeUnknown, StoreUnavailable
-from .firestore_errors import after_read, after_write
+from .firestore_errors import Conflict, after_read, after_write
 from .firestore_url import Address
 from .firestore_values import seconds, value
 
@@ -203,15 +203,27 @@ class Client:
         return done
 
     async def write(self, writes: Sequence[types.Write], budget: Budget) -> None:
-        """Do all ``writes``, which are the same when done twice. Raises as `commit` does."""
+        """
+        Do all ``writes``, which have no preconditions and are the same when done twice.
+
+        Raises as `commit` does, but no `Conflict`: there is nothing to be in conflict with, and
+        those words of Firestore's then mean that there is no such database.
+        """
         try:
-            await self.commit(writes, budget)
+            await self._commit_freely(writes, budget)
         except StoreOutcomeUnknown as unknown:
             await asyncio.sleep(_AFTER_LOSS)
             try:
-                await self.commit(writes, budget)
+                await self._commit_freely(writes, budget)
             except StoreUnavailable:
                 raise unknown from None  # the first may be done
+
+    async def _commit_freely(self, writes: Sequence[types.Write], budget: Budget) -> None:
+        try:
+            await self.commit(writes, budget)
+        except Conflict as conflict:
+            error = cast(GoogleAPICallError, conflict.__cause__)
+            raise after_read(error, self._address) from None
 
     async def listen(self, document: str) -> AsyncGenerator[Any, None]:
         """
