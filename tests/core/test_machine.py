@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -243,6 +244,31 @@ def test_after_a_lost_answer_the_document_may_show_that_it_won() -> None:
         Probe(server="green"),
         Announce(document=swap.document, rotation=swap.rotation),
     ]
+
+
+def test_a_store_that_answers_and_takes_nothing_is_not_asked_without_end() -> None:
+    pool = Pool()
+    actions = pool.probed("red", REFUSED)
+    asked, begin = [], pool.now
+    while pool.now < begin + 60:
+        if not (swaps := swaps_of(actions)):
+            actions = pool.probed("green", PASSED) + pool.probed("red", REFUSED)
+            continue
+        asked.append(pool.now - begin)
+        pool.feed(SwapFailed(operation=swaps[0].operation))
+        actions = pool.feed(Loaded(document=pool.document))
+    waited = [later - before for before, later in pairwise(asked)]
+    assert waited[0] < 0.1, "the first failure may be an outage that is over"
+    assert waited[1:7] == pytest.approx([0.25, 0.5, 1, 2, 4, 5], abs=0.1)
+    assert max(waited) == pytest.approx(5, abs=0.1)
+
+    pool.now += 5
+    assert pool.won(swap_of(pool.probed("green", PASSED) + pool.probed("red", REFUSED)))
+    pool.now += 60
+    pool.probed("blue", PASSED)
+    swap = swap_of(pool.probed(pool.document.active_server, REFUSED))
+    pool.feed(SwapFailed(operation=swap.operation))
+    assert swaps_of(pool.feed(Loaded(document=pool.document))), "after a success it is forgiven"
 
 
 def test_the_failure_of_another_operation_changes_nothing() -> None:

@@ -96,6 +96,7 @@ __all__ = [
 _LONGEST_RETRY: Final = 10
 _EARLY_LIMIT: Final = 100
 _LOST_PAUSE: Final = 0.25
+_LONGEST_PAUSE: Final = 5.0
 
 
 class Role(StrEnum):
@@ -161,6 +162,7 @@ class PoolMachine:
         self._swap_for: Asked | None = None
         self._swap_unknown = False
         self._decides_at = -math.inf
+        self._failed_pause = 0.0
 
     # --- what others ask -------------------------------------------------------------------
 
@@ -338,6 +340,10 @@ class PoolMachine:
             case SwapFailed(operation=operation):
                 if self._swap is not None and self._swap.operation == operation:
                     self._swap_unknown = True
+                    # A store that answers and takes nothing would be asked without end.
+                    self._decides_at = now + self._failed_pause
+                    longer = max(2 * self._failed_pause, _LOST_PAUSE)
+                    self._failed_pause = min(longer, _LONGEST_PAUSE)
 
     def _observe(self, event: Probed, now: float) -> None:
         self._health.probed(event, now)
@@ -487,6 +493,8 @@ class PoolMachine:
     def _swap_ended(self, swap: Swap | Restore, *, won: bool) -> None:
         asked = self._swap_for
         self._swap, self._swap_for, self._swap_unknown = None, None, False
+        if won:
+            self._decides_at, self._failed_pause = -math.inf, 0.0
         if asked is None:
             return
         if won and isinstance(swap, Swap):
