@@ -22,6 +22,15 @@ def meaning(error: BaseException | str, code: str | int | None = None) -> Classi
     return classify(Surface.CLIENT, status=raised.status, code=raised.code, text=raised.text)
 
 
+@pytest.mark.parametrize("code", [1, 2, 5, 6])
+def test_the_number_of_a_javascript_error_does_not_overrule_its_text(code: int) -> None:
+    """livekit-client: its `ConnectionError` has the code 1 always, and numbers of its own."""
+    text = "could not establish signal connection: Encountered websocket error"
+    assert (meaning(text, code).blame, meaning(text, code).cause) == (Blame.SERVER, Cause.DOWN)
+    assert meaning("", code).blame is Blame.CALLER, "a DisconnectReason comes without a text"
+    assert meaning(text, "DUPLICATE_IDENTITY").blame is Blame.CALLER, "a name can only be one"
+
+
 @pytest.mark.parametrize(
     ("text", "blame", "cause"),
     [

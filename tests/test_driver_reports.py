@@ -292,7 +292,6 @@ async def test_before_there_is_a_document_nothing_is_said(world: World) -> None:
         {"code": "CLIENT_INITIATED"},
         {"status": 401, "text": "invalid token"},
         {"status": 404, "text": "requested room does not exist"},
-        {"status": 500, "text": "connection closed by media"},
     ],
 )
 def test_what_is_no_servers_fault_starts_nothing(error: dict[str, Any]) -> None:
@@ -303,6 +302,13 @@ def test_what_is_no_servers_fault_starts_nothing(error: dict[str, Any]) -> None:
         assert not world.probes
 
     test()
+
+
+@turned
+async def test_a_room_that_may_be_full_is_looked_into(world: World) -> None:
+    """The server's words for it are the same when it lets nobody into any room."""
+    full = classify(Surface.CLIENT, status=500, text="connection closed by media")
+    assert await world.report(error=full) is VERIFYING
 
 
 @turned

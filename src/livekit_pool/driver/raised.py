@@ -13,6 +13,8 @@ from typing import Final
 
 from livekit.protocol import models
 
+from ..core.faults import Blame, Surface, classify
+
 __all__ = ["Raised"]
 
 LONGEST_TEXT: Final = 4096
@@ -45,11 +47,16 @@ class Raised:
         ``TwirpError`` of ``livekit.api`` has ``code``, ``status`` and ``message``, ``ConnectError``
         of ``livekit.rtc`` a ``message`` (which is not its ``str``), aiohttp's errors a ``status``,
         and errors of the operating system a number. A ``code`` that is a number is an HTTP status,
-        or that of a ``DisconnectReason``: those end far below 100.
+        or that of a ``DisconnectReason``: those end far below 100. Where the text itself blames a
+        server, such a small number counts for nothing: livekit-client's ``ConnectionError`` has the
+        ``code`` 1 whatever happened, and numbers its reasons otherwise (room/errors.ts).
         """
         status, name = _number(code), _disconnected(code) or _name(code)
         if isinstance(error, str):
-            return cls(status=status, code=name, text=error[:LONGEST_TEXT])
+            text = error[:LONGEST_TEXT]
+            if isinstance(code, int) and _blames_a_server(text):
+                name = ""
+            return cls(status=status, code=name, text=text)
         texts: list[str] = []
         seen: BaseException | None = error
         for _ in range(_CAUSES):
@@ -75,6 +82,10 @@ def _disconnected(value: object) -> str:
     """The name of a ``DisconnectReason``, which SDKs hand on as a number."""
     known = models.DisconnectReason.DESCRIPTOR.values_by_number
     return known[value].name if type(value) is int and value in known else ""
+
+
+def _blames_a_server(text: str) -> bool:
+    return classify(Surface.CLIENT, text=text).blame is Blame.SERVER
 
 
 def _text(error: BaseException) -> str:

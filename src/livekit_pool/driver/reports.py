@@ -229,8 +229,9 @@ class Reports:
         late = report.revision < document.active_since
         if late or report.server != self._asker.active_server:
             return Standing.ALREADY_HANDLED
-        if report.error.blame in (Blame.CALLER, Blame.ROOM):
+        if report.error.blame is Blame.CALLER:
             return Standing.NOT_ITS_FAULT
+        # What is one room's is told from what is the server's by a join into another room.
         return self._look_into(report)
 
     def _look_into(self, report: Report) -> Standing:
