@@ -61,7 +61,7 @@ def _row(row: Row) -> tuple[str, ...]:
         "anywhere" if everywhere else ", ".join(where),
         _statuses(row.statuses),
         ", ".join(f"`{code}`" for code in sorted(row.codes)),
-        ", ".join(f"`{phrase}`" for phrase in row.phrases),
+        ", ".join(f"`{phrase}`" for phrase in row.phrases + row.words),
         f"**`{row.cause.value}`**" if row.cause else affair[row.blame],
         row.source,
     )

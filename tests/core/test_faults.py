@@ -37,6 +37,8 @@ ORIGINAL = {
     "connection timed out": Cause.TIMEOUT,
     "status 429": Cause.RATE_LIMIT,
     "status code 503": Cause.DOWN,
+    "Unexpected server response: 429": Cause.RATE_LIMIT,
+    "HTTP/1.1 503 Service Unavailable": Cause.DOWN,
 }
 
 
@@ -120,6 +122,7 @@ def test_a_narrower_word_wins(text: str, cause: Cause) -> None:
 
 HARMLESS = [
     (TWIRP, 429, "", "sip minutes quota exceeded", Blame.CALLER),
+    (TWIRP, 429, "", "transcoding quota exceeded", Blame.CALLER),
     (TWIRP, 429, "resource_exhausted", "concurrent agent sessions limit", Blame.CALLER),
     (CLIENT, None, "", "signal failure: access token has invalid characters", Blame.CALLER),
     (CLIENT, None, "", "server sent leave during reconnect: reason=RoomDeleted", Blame.CALLER),
@@ -163,6 +166,24 @@ def test_what_is_no_fault_of_a_server(
     assert (found.blame, found.cause) == (blame, None)
 
 
+def test_a_room_may_have_a_name_that_reads_like_another_service() -> None:
+    for name in ("gossip", "sipping", "coworkers"):
+        text = f"room {name}: rate limit exceeded"
+        assert classify(TWIRP, status=429, text=text).cause is Cause.RATE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"), [("429", Cause.RATE_LIMIT), ("503 Service Unavailable", Cause.DOWN)]
+)
+def test_a_text_may_begin_with_the_status(text: str, cause: Cause) -> None:
+    assert classify(CLIENT, text=text).cause is cause
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1: oops", "500:3 oops", "took 503 ms"])
+def test_not_every_number_is_a_status(text: str) -> None:
+    assert classify(CLIENT, text=text) == UNKNOWN
+
+
 def test_a_long_text_is_not_read_to_its_end() -> None:
     assert classify(JOIN, status=500, text="x" * 2000 + "quota exceeded").cause is Cause.DOWN
     assert classify(CLIENT, text="x" * 2000 + "timeout") == UNKNOWN
@@ -179,7 +200,7 @@ def test_every_line_can_be_reached_and_blames_the_server_exactly_with_a_cause() 
             for surface in row.surfaces
             for status in row.statuses or {None}
             for code in row.codes or {""}
-            for text in row.phrases or ("",)
+            for text in row.phrases or row.words or ("",)
         }
         assert row.name in reached
 

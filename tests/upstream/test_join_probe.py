@@ -250,6 +250,15 @@ async def test_a_refusal_is_kept_with_its_text(
     assert "quota" not in repr(result)
 
 
+async def test_a_date_to_retry_after_is_by_the_servers_own_clock(joiner: JoinProber) -> None:
+    date = "Date: Sun, 01 Nov 2020 10:00:00 GMT"
+    answer = response(
+        "503 Service Unavailable", b"", date, "Retry-After: Sun, 01 Nov 2020 10:01:30 GMT"
+    )
+    async with scripted(always(answer)) as server:
+        assert (await joiner.probe(server.server)).retry_after == 90.0
+
+
 async def test_a_refusal_that_comes_in_pieces_is_kept_whole(joiner: JoinProber) -> None:
     async def script(exchange: Exchange) -> bytes | None:
         return (

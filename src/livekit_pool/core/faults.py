@@ -70,6 +70,7 @@ class Row:
         codes: Twirp's error codes, or the names and numbers by which SDKs know a cause; any, also
             none at all, where empty.
         phrases: of which the text must hold one, in lower case; any text where empty.
+        words: of which the text must hold one as whole words, in lower case; likewise.
         source: where the line comes from.
     """
 
@@ -80,6 +81,7 @@ class Row:
     statuses: frozenset[int] = frozenset()
     codes: frozenset[str] = frozenset()
     phrases: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     source: str = ""
 
     def holds(self, surface: Surface, status: int | None, code: str, text: str) -> bool:
@@ -89,7 +91,12 @@ class Row:
             and (not self.statuses or status in self.statuses)
             and (not self.codes or code in self.codes)
             and (not self.phrases or any(phrase in text for phrase in self.phrases))
+            and (not self.words or _says(text, self.words))
         )
+
+
+def _says(text: str, words: tuple[str, ...]) -> bool:
+    return re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", text) is not None
 
 
 _JOIN: Final = frozenset({Surface.JOIN})
@@ -119,14 +126,20 @@ _NODE: Final = (
     "could not find any available nodes",
     "no available nodes",
 )
+# Whole words: a room may be called "gossip", and its name be in the text.
 _OTHER_SERVICES: Final = (
     "worker",
+    "workers",
     "ingress",
     "egress",
     "sip",
     "agent session",
-    "transcod",
+    "agent sessions",
+    "transcode",
+    "transcodes",
+    "transcoding",
     "recording",
+    "recordings",
 )
 _MISSING_SERVICE: Final = ("redis required", "no response from servers")
 
@@ -188,7 +201,7 @@ TABLE: Final[tuple[Row, ...]] = (
         codes=frozenset({"unauthenticated"}), phrases=("permissions denied",),
         source=f"{_SERVER}: the token was accepted, its grants do not allow the call"),
     Row(name="another service's limit", blame=Blame.CALLER, surfaces=_TWIRP,
-        statuses=frozenset({429}), phrases=_OTHER_SERVICES,
+        statuses=frozenset({429}), words=_OTHER_SERVICES,
         source=f"{_SERVER}: no agent worker is free; {_CLOUD}: egress, ingress, SIP"),
     Row(name="own leaving", blame=Blame.CALLER, surfaces=_LEFT, codes=_OWN_LEAVING,
         source="LiveKit's DisconnectReason: left, kicked, joined twice, room deleted"),
@@ -300,7 +313,10 @@ TABLE: Final[tuple[Row, ...]] = (
 # fmt: on
 """From an answer to whose affair it is, and to the cause if it is the server's."""
 
-_STATUS: Final = re.compile(r"(?:status(?: code)?|http(?: error)?|error)[:= ]+([1-5][0-9]{2})\b")
+_STATUS: Final = re.compile(
+    r"(?:^|(?:status(?: code)?|http(?: error)?|http/[0-9.]+|error|response)[:= ]+)"
+    r"([1-5][0-9]{2})\b(?![.:])"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

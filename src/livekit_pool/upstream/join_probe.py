@@ -29,7 +29,7 @@ from .. import tokens
 from ..core.events import ProbeOutcome
 from ..servers import Server
 from .connection import Failure, open_session
-from .retry_after import retry_after
+from .retry_after import http_date, retry_after
 from .stalls import Stalls
 
 __all__ = ["ROOM", "JoinProber", "JoinResult", "Witness"]
@@ -287,7 +287,8 @@ async def _refusals(
         body += piece
     answer.close()
     text = body[:_REFUSAL_LIMIT].decode("utf-8", "replace")
-    raise _Refusal(answer.status, text, retry_after(answer.headers.get("Retry-After")))
+    theirs = http_date(answer.headers.get("Date"))
+    raise _Refusal(answer.status, text, retry_after(answer.headers.get("Retry-After"), theirs))
 
 
 # ---- what it means ----------------------------------------------------------------------------
