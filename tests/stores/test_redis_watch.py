@@ -32,7 +32,9 @@ class Looking:
 
 
 def found(revision: int) -> Seen:
-    return Seen(revision=revision, document=("lineage", f"{revision}", f"operation {revision}"))
+    return Seen(
+        revision=revision, document=("lineage", f"{revision}", f"operation {revision}", "digest")
+    )
 
 
 @pytest.fixture

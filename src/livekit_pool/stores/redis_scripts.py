@@ -152,9 +152,11 @@ HISTORY = Script(
 LOOK = Script(
     "document moves moved placements",
     f"""
-local seen = redis.call('HMGET', document, 'lineage', 'revision', 'operation')
+local seen = redis.call('HMGET', document, 'lineage', 'revision', 'operation', 'content')
+-- Who edits it by hand changes nothing else.
+seen[4] = seen[4] and redis.sha1hex(seen[4])
 local at = redis.call('HMGET', moves, 'born', 'last')
-seen[4], seen[5] = at[1], at[2]
+seen[5], seen[6] = at[1], at[2]
 if at[2] and tonumber(at[2]) > tonumber(ARGV[2]) then
   local rooms = redis.call('ZRANGEBYSCORE', moved, '(' .. ARGV[2], '+inf',
     'LIMIT', 0, {TOLD_AT_ONCE + 1})

@@ -38,14 +38,14 @@ class Seen:
 
     Attributes:
         revision: of the document; None where there is none, or where it is no number.
-        document: lineage, revision and operation as they are stored.
+        document: lineage, revision and operation as they are stored, and a digest of the content.
         born: which life of the placements it was; None before the first move.
         moves: number of the last move.
         moved: those moved since the look before, in the order of their moves.
     """
 
     revision: int | None = None
-    document: tuple[str | None, ...] = (None, None, None)
+    document: tuple[str | None, ...] = (None, None, None, None)
     born: str | None = None
     moves: int = 0
     moved: Sequence[Placement] = field(default=())
@@ -138,6 +138,7 @@ def _another_life(known: Seen, seen: Seen) -> bool:
     return (
         (known.document[0] is not None and seen.document[0] != known.document[0])
         or (seen.revision is None and seen.document != known.document)
+        or (seen.revision == known.revision and seen.document != known.document)  # edited
         or (seen.revision or 0) < (known.revision or 0)
         or (known.born is not None and seen.born != known.born)
         or seen.moves < known.moves
@@ -160,7 +161,7 @@ def seen_from(answer: Sequence[Any]) -> Seen:
     Raises:
         StoreCorrupt: there are damaged placements in it.
     """
-    document, (born, last), moved = tuple(answer[:3]), answer[3:5], answer[5:]
+    document, (born, last), moved = tuple(answer[:4]), answer[4:6], answer[6:]
     revision = document[1]
     if last is not None and not last.isdecimal():
         raise damaged_placements()

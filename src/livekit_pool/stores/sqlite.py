@@ -347,7 +347,7 @@ def _path(url: str) -> Path:
 
 
 def _publish(notices: Notices, became: int | Another | None, moved: Sequence[Placement]) -> None:
-    if became is Another.LINEAGE:
+    if became is Another.DOCUMENT:
         notices.resync()
     elif became is not None:
         notices.changed(became)

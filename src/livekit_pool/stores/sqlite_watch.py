@@ -17,9 +17,12 @@ __all__ = ["Another", "WatchedDatabase"]
 
 
 class Another(Enum):
-    """What a document that is gone, or of another lineage, has become."""
+    """What a document has become that is gone, or edited, or of another lineage."""
 
-    LINEAGE = "another lineage"
+    DOCUMENT = "another document"
+
+
+_Kept = tuple[int, str, str, str]  # revision, lineage, operation, content
 
 
 class WatchedDatabase:
@@ -30,7 +33,7 @@ class WatchedDatabase:
         path: the file; made if there is none.
         patience: seconds to wait for others who keep it locked while it is opened.
         tell: called with what the document became, if it changed: its revision, or
-            `Another.LINEAGE` where it has nothing to do with the one before; and with the
+            `Another.DOCUMENT` where it has nothing to do with the one before; and with the
             placements moved since the last call, in the order of their moves.
 
     Raises:
@@ -103,20 +106,19 @@ class WatchedDatabase:
         version: int = self._reader.execute("PRAGMA data_version").fetchone()[0]
         return version
 
-    def _read_document(self) -> tuple[int, str, str] | None:
-        row: tuple[int, str, str] | None = self._reader.execute(
-            "SELECT revision, lineage, operation FROM document"
+    def _read_document(self) -> _Kept | None:
+        row: _Kept | None = self._reader.execute(
+            # Who edits the content by hand changes nothing else.
+            "SELECT revision, lineage, operation, content FROM document"
         ).fetchone()
         return row
 
 
-def _became(
-    before: tuple[int, str, str] | None, after: tuple[int, str, str] | None
-) -> int | Another | None:
+def _became(before: _Kept | None, after: _Kept | None) -> int | Another | None:
     if before == after:
         return None
-    if after is None or (before is not None and before[1] != after[1]):
-        return Another.LINEAGE
+    if after is None or (before is not None and (before[1] != after[1] or before[0] == after[0])):
+        return Another.DOCUMENT
     return after[0]
 
 

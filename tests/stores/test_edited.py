@@ -1,0 +1,143 @@
+"""A document that somebody edits by hand while the pool runs: noticed, mended, nobody moved."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from livekit_pool.core.document import Cause
+from livekit_pool.core.health import Settings
+from livekit_pool.driver import Driver
+from livekit_pool.stores import store_from_url
+from livekit_pool.stores.base import Resync
+from livekit_pool.upstream.probe import Prober
+from tests.real.until import until
+from tests.test_driver import SERVERS, FakeProber
+
+from .redis_server import RedisServer
+
+DOCUMENT = "{livekit-pool}:document"
+
+Edit = Callable[[Callable[[str], str]], None]
+"""Puts in the place of a document's content what a function makes of it, and nothing else."""
+
+NOTICED = 10.0
+"""Seconds within which it must be noticed; Redis is looked at anyway each few seconds."""
+
+
+class Kept:
+    """A store on this machine, and the hand that edits in it."""
+
+    def __init__(self, url: str, edit: Edit) -> None:
+        self.url = url
+        self.edit = edit
+
+    @asynccontextmanager
+    async def pool(self) -> AsyncIterator[Driver]:
+        """One more process of the pool."""
+        async with (
+            store_from_url(self.url, names=[server.name for server in SERVERS]) as store,
+            Driver(SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here") as driver,
+        ):
+            yield driver
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.needs("redis"))])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
+    if request.param == "sqlite":
+        path = tmp_path / "pool.db"
+
+        def edit_file(change: Callable[[str], str]) -> None:
+            with closing(sqlite3.connect(path, timeout=10)) as db, db:
+                (content,) = db.execute("SELECT content FROM document").fetchone()
+                db.execute("UPDATE document SET content = ?", (change(content),))
+
+        yield Kept(f"sqlite:///{path}", edit_file)
+        return
+    server = RedisServer(tmp_path / "redis")
+
+    def edit_key(change: Callable[[str], str]) -> None:
+        # It comes behind its length.
+        content = server.command("HGET", DOCUMENT, "content").partition("\n")[2].strip()
+        server.command("HSET", DOCUMENT, "content", change(content))
+
+    try:
+        yield Kept(server.url, edit_key)
+    finally:
+        server.kill()
+
+
+def setting(**fields: object) -> Callable[[str], str]:
+    return lambda content: json.dumps({**json.loads(content), **fields})
+
+
+async def heard(one: Driver, other: Driver) -> None:
+    """``other`` follows what ``one`` does: what it reads at its start is behind it."""
+    to = "green" if one.document.active_server == "red" else "red"
+    await one.rotate("to be followed", actor="ann", to=to)
+    await until(
+        lambda: other.document.active_server == to, seconds=NOTICED, what="the other follows"
+    )
+
+
+async def test_who_has_been_told_nothing_yet_is_told_to_read_again(kept: Kept) -> None:
+    async with kept.pool():
+        pass  # it makes the document
+    async with store_from_url(kept.url) as store, asyncio.timeout(NOTICED):
+        notices = store.watch()
+        assert await anext(notices) == Resync()
+        kept.edit(setting(activeServer="nonsense"))
+        assert await anext(notices) == Resync()
+
+
+@pytest.mark.parametrize("server", ["nonsense", "green"])
+async def test_the_active_server_is_put_back(kept: Kept, server: str) -> None:
+    async with kept.pool() as one, kept.pool() as two:
+        await heard(one, two)
+        await heard(two, one)
+        kept.edit(setting(activeServer=server))
+
+        await until(
+            lambda: one.document.revision == two.document.revision == 4,
+            seconds=NOTICED,
+            what="it is mended",
+        )
+        async with kept.pool() as new:
+            for driver in (one, two, new):
+                assert driver.document.active_server == "red"
+                assert driver.document.active_since == 3
+            newest = (await new.store.history())[0]
+        assert (newest.cause, newest.from_, newest.to) == (Cause.RESTORED, "red", "red")
+
+
+@pytest.mark.parametrize(
+    "change", [setting(schema=7), lambda _: "no document"], ids=["schema", "text"]
+)
+async def test_what_nobody_can_read_is_told_and_the_last_good_state_kept(
+    kept: Kept, change: Callable[[str], str]
+) -> None:
+    async with kept.pool() as driver, kept.pool() as other:
+        await heard(other, driver)
+        held, good = driver.document, ""
+
+        def spoil(content: str) -> str:
+            nonlocal good
+            good = content
+            return change(content)
+
+        kept.edit(spoil)
+
+        await until(lambda: not driver.store_ok, seconds=NOTICED, what="it is noticed")
+        assert driver.store_detail
+        assert driver.document == held
+
+        kept.edit(lambda _: good)
+        await until(lambda: driver.store_ok, seconds=NOTICED, what="it is well again")
+        assert driver.document == held
