@@ -29,7 +29,10 @@ from .values import first_document, process_row
 
 URL = "firestore://my-project/system/livekitPool?database=my-database"
 SENTENCES = {
-    StatusCode.PERMISSION_DENIED: "refuses the pool's account: give it the role",
+    StatusCode.PERMISSION_DENIED: (
+        "refuses the pool's account: give it the role roles/datastore.user, and enable the"
+        " Firestore API; or there is no project of that ID"
+    ),
     StatusCode.UNAUTHENTICATED: "does not take the application default credentials",
     StatusCode.NOT_FOUND: "project my-project has no Firestore database my-database",
     StatusCode.FAILED_PRECONDITION: "must be a Firestore database in native mode",

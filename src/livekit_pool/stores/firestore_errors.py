@@ -46,8 +46,10 @@ def after_read(error: GoogleAPICallError, address: Address) -> StoreError:
     match code:
         case StatusCode.PERMISSION_DENIED:
             return Refused(
+                # Google answers the same where there is no such project.
                 f"LIVEKIT_POOL_STORE: Firestore of project {address.project} refuses the pool's"
-                " account: give it the role roles/datastore.user, and enable the Firestore API."
+                " account: give it the role roles/datastore.user, and enable the Firestore API; or"
+                " there is no project of that ID (its name may be another)."
             )
         case StatusCode.UNAUTHENTICATED:
             return Refused(

@@ -223,7 +223,7 @@ class Import:
             who = "1 process uses" if count == 1 else f"{count} processes use"
             return (
                 f"{who} the store {target.url} (on {hosts}): stop the pool first. One that was "
-                "killed counts as living for some seconds."
+                "killed counts as living for some seconds, in Firestore for 15 minutes."
             )
         if target.document is not None and not self._replace and not self.resumed:
             return (
