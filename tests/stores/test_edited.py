@@ -35,9 +35,10 @@ NOTICED = 10.0
 class Kept:
     """A store on this machine, and the hand that edits in it."""
 
-    def __init__(self, url: str, edit: Edit) -> None:
+    def __init__(self, url: str, edit: Edit, set_revision: Callable[[int], object]) -> None:
         self.url = url
         self.edit = edit
+        self.set_revision = set_revision
 
     @asynccontextmanager
     async def pool(self) -> AsyncIterator[Driver]:
@@ -59,7 +60,11 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
                 (content,) = db.execute("SELECT content FROM document").fetchone()
                 db.execute("UPDATE document SET content = ?", (change(content),))
 
-        yield Kept(f"sqlite:///{path}", edit_file)
+        def set_column(revision: int) -> None:
+            with closing(sqlite3.connect(path, timeout=10)) as db, db:
+                db.execute("UPDATE document SET revision = ?", (revision,))
+
+        yield Kept(f"sqlite:///{path}", edit_file, set_column)
         return
     server = RedisServer(tmp_path / "redis")
 
@@ -69,7 +74,11 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
         server.command("HSET", DOCUMENT, "content", change(content))
 
     try:
-        yield Kept(server.url, edit_key)
+        yield Kept(
+            server.url,
+            edit_key,
+            lambda revision: server.command("HSET", DOCUMENT, "revision", str(revision)),
+        )
     finally:
         server.kill()
 
@@ -141,3 +150,21 @@ async def test_what_nobody_can_read_is_told_and_the_last_good_state_kept(
         kept.edit(lambda _: good)
         await until(lambda: driver.store_ok, seconds=NOTICED, what="it is well again")
         assert driver.document == held
+
+
+async def test_a_revision_that_was_set_back_while_no_process_ran_is_not_given_twice(
+    kept: Kept,
+) -> None:
+    async with kept.pool() as driver:
+        for to in ("green", "red", "green"):
+            await driver.rotate("an update", actor="ann", to=to)
+    kept.set_revision(2)
+
+    async with kept.pool() as driver:
+        assert (driver.document.active_server, driver.document.revision) == ("green", 5)
+        rotation = await driver.rotate("an update", actor="ann", to="red")
+        assert rotation is not None
+        assert rotation.revision == 6
+        history = await driver.store.history()
+    assert [each.revision for each in history] == [6, 5, 4, 3, 2]
+    assert [each.cause for each in history][:2] == [Cause.MANUAL, Cause.RESTORED]

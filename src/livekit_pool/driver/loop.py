@@ -30,7 +30,7 @@ from ..core.actions import (
     Swap,
 )
 from ..core.agreement import Finding, compare
-from ..core.document import Cause, Document, Mark, Rotation, new_document
+from ..core.document import Cause, Document, Mark, Rotation, new_document, restored
 from ..core.events import (
     Change,
     ClockSet,
@@ -240,7 +240,10 @@ class Driver:
             document = (await self.store.load()).document
         if document is None:
             document = await self._make_document()
-        self._writing.remember(reversed(await self._past(REMEMBERED)))
+        past = await self._past(REMEMBERED)
+        self._writing.remember(reversed(past))
+        if past and past[0].revision > document.revision:
+            document = await self._raise(document, past[0].revision)
         await self._read_rows()
         self.feed(Loaded(document=document))
 
@@ -258,6 +261,24 @@ class Driver:
         )
         swapped = await self.store.create(first, f"{self.process}-create")
         return swapped.document or first
+
+    async def _raise(self, document: Document, newest: int) -> Document:
+        """Where somebody set the document's revision back, it goes on above its history's."""
+        found = (await self.store.load()).document  # it may have gone on since it was read
+        if found is None or found.revision >= newest:
+            return found or document
+        again, note = restored(
+            found,
+            above=newest,
+            reason="the document was at a lower revision than its history",
+            actor=self.process,
+            now=self.now(),
+        )
+        operation = f"{self.process}-raise"
+        answer = await self._writing.write(
+            Restore(operation=operation, found=found, document=again, note=note)
+        )
+        return answer.document or again
 
     async def _past(self, limit: int) -> Sequence[Rotation]:
         """The newest rotations; none where the history is damaged, which is no reason to stop."""
