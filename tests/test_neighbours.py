@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from livekit_pool.core.events import ProbeOutcome, SignedSight
 from livekit_pool.driver.neighbours import seen_in, signed_sight
 from livekit_pool.stores.base import LIVING, ProcessRow
@@ -82,7 +84,8 @@ def test_of_signed_probes_the_newest_of_this_machine_counts() -> None:
     assert seen_in(rows, OWN, NOW).signed == {"red": expected}
 
 
-def test_what_is_told_of_a_signed_probe_is_heard_as_it_is() -> None:
-    sight = SignedSight(outcome=ProbeOutcome.LIMITED, began=NOW - 1, detail="full")
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_is_told_of_a_signed_probe_is_heard_as_it_is(joined: bool) -> None:
+    sight = SignedSight(outcome=ProbeOutcome.LIMITED, began=NOW - 1, detail="full", joined=joined)
     told = replace(row("a", "here"), health={"red": {"signed": signed_sight(sight)}})
     assert seen_in([told], OWN, NOW).signed == {"red": sight}

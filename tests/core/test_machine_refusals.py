@@ -18,6 +18,7 @@ from livekit_pool.core.events import (
     ProbeOutcome,
     RotateAsked,
     RowsSeen,
+    SignedSight,
     Tick,
 )
 from livekit_pool.core.health import Settings
@@ -291,3 +292,67 @@ def test_a_key_that_only_joins_of_our_own_found_refused_is_left() -> None:
     assert (swap.rotation.to, swap.rotation.cause) == ("green", Cause.CREDENTIALS)
     until = swap.rotation.at + pool.machine.settings.cool_down_max
     assert swap.document.record("red").cool_down_until == until
+    assert swap.document.record("red").refuses_joins
+    pool.won(swap)
+    assert pool.machine.role("red", pool.now) is Role.MISCONFIGURED
+
+
+def refusing_joins() -> Pool:
+    """A pool that left red for refusing joins, when its cool-down is over."""
+    pool = Pool()
+    pool.feed(fault(Cause.CREDENTIALS, FaultSource.VERIFIED))
+    swap = swap_of(pool.feed(Probed(server="red", outcome=PASSED, signed=True)))
+    actions = pool.won(swap)
+    assert Probe(server="red", signed=True) in actions, "to see it for ourselves"
+    assert NoteEvent.SERVER_MISCONFIGURED in notes_of(actions)
+    pool.now = swap.document.last_rotation + 2 * pool.machine.settings.cool_down_max
+    for name in NAMES:
+        pool.probed(name, PASSED)
+    return pool
+
+
+def test_no_call_that_passes_ends_that_a_server_refuses_joins() -> None:
+    pool = refusing_joins()
+    for seen in (
+        Probed(server="red", outcome=PASSED),
+        Probed(server="red", outcome=UNAUTHORIZED, joined=True),
+        Probed(server="red", outcome=PASSED),
+    ):
+        pool.now += 15
+        assert swaps_of(pool.feed(seen)) == []
+        assert pool.machine.role("red", pool.now) is Role.MISCONFIGURED
+        assert not pool.machine.available("red", pool.now)
+    other = PoolMachine(NAMES, Settings(), "q")
+    other.receive(Loaded(document=pool.document), pool.now)
+    assert other.role("red", pool.now) is Role.MISCONFIGURED, "also where nobody saw it"
+
+
+def test_a_join_that_passes_ends_that_a_server_refuses_joins() -> None:
+    pool = refusing_joins()
+    swap = swap_of(pool.feed(Probed(server="red", outcome=PASSED, joined=True)))
+    assert swap.rotation is None
+    assert not swap.document.record("red").refuses_joins
+    assert swap.document.active_server == "green"
+    pool.won(swap)
+    assert pool.machine.role("red", pool.now) is Role.STANDBY
+    assert pool.machine.available("red", pool.now)
+    assert swaps_of(pool.feed(Probed(server="red", outcome=PASSED, joined=True))) == []
+
+
+def test_a_join_that_another_process_of_this_machine_made_counts_too() -> None:
+    pool = refusing_joins()
+    for joined in (False, True):
+        sight = SignedSight(outcome=PASSED, began=pool.now, joined=joined)
+        swaps = swaps_of(pool.feed(RowsSeen(lists=(NAMES,), signed={"red": sight})))
+        assert bool(swaps) is joined
+
+
+def test_a_server_that_refused_joins_and_is_left_for_something_else_is_not_misconfigured() -> None:
+    pool = refusing_joins()
+    swap = swap_of(
+        pool.feed(RotateAsked(request="r", reason="try", actor="ann", to="red", force=True))
+    )
+    pool.won(swap)
+    assert swap.document.record("red").refuses_joins
+    swap = swap_of(pool.feed(fault(Cause.QUOTA, revision=pool.document.revision)))
+    assert not swap.document.record("red").refuses_joins

@@ -29,7 +29,7 @@ FULL = replace(
     window=1.5,
     servers={
         "red": ServerRecord(cool_down_until=START + 5, cool_down_cause=Cause.DOWN, failures=2),
-        "green": ServerRecord(drained=MARK),
+        "green": ServerRecord(drained=MARK, refuses_joins=True),
         "blue": ServerRecord(
             cool_down_until=START + 9, cool_down_cause=Cause.QUOTA, spent_minutes=95.0
         ),
@@ -149,6 +149,7 @@ def test_damaged_records_lose_no_other() -> None:
         "red": "x",
         "green": {
             "spentMinutes": "all",
+            "refusesJoins": "perhaps",
             "coolDownUntil": "soon",
             "coolDownCause": "bad",
             "failures": -1,
@@ -161,7 +162,7 @@ def test_damaged_records_lose_no_other() -> None:
         "green": ServerRecord(),
         "blue": ServerRecord(cool_down_until=5.0, cool_down_cause=Cause.DOWN, failures=1),
     }
-    assert len(repairs) == 5
+    assert len(repairs) == 6
 
 
 def test_a_document_of_the_original_system_is_taken_over() -> None:

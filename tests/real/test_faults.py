@@ -234,19 +234,32 @@ async def test_a_refused_key_is_left_as_soon_as_a_signed_probe_confirms_it(
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_joins_that_are_refused_though_calls_are_not_are_tried_first(
-    pool_of_three: Setting, status: int
+    tmp_path: Path, livekit_servers: list[LocalServer], status: int
 ) -> None:
-    """As of a project that is pinned to another region."""
-    pool_of_three.red.answers(signalling, status, ECHO)
+    """
+    As of a project that is pinned to another region.
 
-    alice = await pool_of_three.joins()
+    Such a server is misconfigured until a join of the pool's own passes, whatever it says to calls.
+    """
+    more = {"LIVEKIT_POOL_PROBE_ROOMS_INTERVAL": "1"}
+    async with setting(tmp_path, livekit_servers, **more) as made:
+        made.red.answers(signalling, status, ECHO)
 
-    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
-    assert len(pool_of_three.tap.conversations) == 1
-    (rotation,) = await pool_of_three.pool.rotations()
-    assert (rotation["to"], rotation["cause"]) == ("green", "credentials")
-    assert not pool_of_three.pool.leaks()
-    await alice.leave()
+        alice = await made.joins()
+
+        await only_on(made.servers, "green", {ROOM: {"alice"}})
+        assert len(made.tap.conversations) == 1
+        reason = f"a join was refused with HTTP {status}: key refused"
+        await made.left(cause="credentials", reason=reason, cool=LONGEST)
+        assert await made.pool.logs("LiveKit server refuses our key .*")
+        asked = made.red.count(calls)
+        await until(
+            lambda: made.red.count(calls) >= asked + 2, seconds=10, what="red answers calls"
+        )
+        await made.shows("red", "misconfigured")
+        made.red.passes()
+        await made.shows("red", "cooling")
+        await alice.leave()
 
 
 async def test_a_token_that_a_server_dislikes_rotates_nothing(pool_of_three: Setting) -> None:

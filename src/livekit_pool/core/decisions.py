@@ -11,6 +11,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     joins to it fail although probes pass  -> the faults' kind, not sooner than the interval
     its minutes are nearly used up         -> quota, at a quiet moment if one comes in time
     it has as many participants as it may  -> participant_limit, if another can take them all
+    one that refused our key lets us join  -> it is trusted again
     the list changed                       -> positions are written anew
 
 The first that wants to change the document is followed; what the others say waits for the
@@ -33,6 +34,7 @@ from .document import (
     drain_reason,
     listed,
     rotated,
+    trusted,
     written_back,
 )
 from .faults import COOLS, FOLLOWS, KINDS, Confirmed
@@ -96,7 +98,7 @@ def _conditions(situation: Situation) -> list[Note]:
     notes = [
         _note(NoteEvent.SERVER_MISCONFIGURED, server=name)
         for name in situation.names
-        if health.misconfigured(name)
+        if situation.misconfigured(name)
     ]
     if health.suspended:
         notes.append(_note(NoteEvent.ALL_SILENT, servers=len(situation.names)))
@@ -256,7 +258,9 @@ def _leave_refusing(situation: Situation) -> Decision:
     if _too_soon(situation):
         return _NOTHING
     reason = faults.detail or f"{faults.joins} joins in a row failed"
-    return _leave(situation, next_available, faults.kind, reason)
+    refused = faults.kind is Cause.CREDENTIALS
+    choice = next_available(situation.candidates)
+    return _go(situation, choice, faults.kind, reason, refuses_joins=refused)
 
 
 def _leave_spent(situation: Situation) -> Decision:
@@ -301,6 +305,13 @@ def _too_soon(situation: Situation) -> bool:
     return document.cause is not Cause.CREATED and -interval < waited < interval
 
 
+def _trust_again(situation: Situation) -> Decision:
+    for name in situation.names:
+        if situation.document.record(name).refuses_joins and situation.health.let_in(name):
+            return Decision(document=trusted(situation.document, server=name))
+    return _NOTHING
+
+
 def _write_positions(situation: Situation) -> Decision:
     # While lists differ, every process would write its own positions, for ever; and a foreign
     # client's is to be answered, not lost.
@@ -319,6 +330,7 @@ _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (
     _leave_refusing,
     _leave_spent,
     _leave_full,
+    _trust_again,
     _write_positions,
 )
 
@@ -346,6 +358,7 @@ def _go(
     actor: str | None = None,
     retry_after: float | None = None,
     spent_minutes: float | None = None,
+    refuses_joins: bool = False,
     nowhere: NoteEvent = NoteEvent.NO_SERVER,
 ) -> Decision:
     """Leave the active server for the one chosen; ``nowhere`` tells that there is none."""
@@ -358,6 +371,7 @@ def _go(
             actor=actor,
             retry_after=retry_after,
             spent_minutes=spent_minutes,
+            refuses_joins=refuses_joins,
         )
     if choice.waits:
         return Decision(probe=choice.probe, signed=choice.signed)
@@ -373,6 +387,7 @@ def _rotation(
     actor: str | None = None,
     retry_after: float | None = None,
     spent_minutes: float | None = None,
+    refuses_joins: bool = False,
 ) -> Decision:
     left, reports = None, 1
     if cause in COOLS:
@@ -385,6 +400,7 @@ def _rotation(
             retry_after=retry_after,
             reset=_reset(situation),
             spent_minutes=spent_minutes,
+            refuses_joins=refuses_joins,
         )
         reports = max(1, situation.faults.reports)
     document, rotation = rotated(

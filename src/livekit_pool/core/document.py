@@ -28,6 +28,7 @@ __all__ = [
     "restored",
     "resumed",
     "rotated",
+    "trusted",
     "undrained",
     "written_back",
 ]
@@ -78,6 +79,8 @@ class ServerRecord:
         cool_down_cause: the cause of that cool-down.
         spent_minutes: the minutes that could be used of it, where that cool-down is for the ledger
             having counted as many; None where it has another reason.
+        refuses_joins: whether it was left because it refuses our key on joins, though perhaps not
+            on calls: until a join of our own passes, it is misconfigured.
         failures: cool-downs in a row, which double the next one.
         drained: set by an operator, or None.
     """
@@ -85,6 +88,7 @@ class ServerRecord:
     cool_down_until: float | None = None
     cool_down_cause: Cause | None = None
     spent_minutes: float | None = None
+    refuses_joins: bool = False
     failures: int = 0
     drained: Mark | None = None
 
@@ -381,6 +385,11 @@ def drain_reason(reason: str) -> str:
 def undrained(document: Document, *, server: str) -> Document:
     """Let ``server`` be chosen again; the document one revision on."""
     return _recorded(document, server, replace(document.record(server), drained=None))
+
+
+def trusted(document: Document, *, server: str) -> Document:
+    """Take joins of ``server`` for well again; the document one revision on."""
+    return _recorded(document, server, replace(document.record(server), refuses_joins=False))
 
 
 def paused(document: Document, *, mark: Mark) -> Document:

@@ -69,11 +69,16 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedSight:
-    """What the newest signed probe of a server saw, and when it ``began`` by the store's time."""
+    """
+    What the newest signed probe of a server saw, and when it ``began`` by the store's time.
+
+    ``joined`` says whether it was a join, and no call.
+    """
 
     outcome: ProbeOutcome
     began: float
     detail: str = ""
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +140,7 @@ class Probed:
             evidence against it.
         signed: whether it used our key. Only a signed pass ends ``misconfigured``, or shows that
             a server which refused for a limit takes calls again.
+        joined: whether it was a signed one that joined.
         kind: of the limit, for `ProbeOutcome.LIMITED`.
         retry_after: seconds after which the server wants to be asked again, if it said so.
     """
@@ -145,6 +151,7 @@ class Probed:
     detail: str = ""
     began: float | None = None
     signed: bool = True
+    joined: bool = False
     kind: Cause | None = None
     retry_after: float | None = None
 

@@ -383,7 +383,7 @@ class CoolDown(StrEnum):
     DOUBLING = "first cool-down, doubled each time in a row"
     LIMIT = "as Retry-After says; else the first one for limits, doubled each time in a row"
     RESET = "until the quota's reset: exhausted"
-    LONGEST = "the longest, and until a signed probe passes"
+    LONGEST = "the longest, and until a signed probe passes; a join, if joins were refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,11 @@ class Fields:
         value = self.number(key, 0.0)
         return value if len(self.repairs) == before else None
 
+    def flag(self, key: str) -> bool:
+        """Whether it is set; not, where nothing is stored, or nonsense."""
+        value = self.mapping.get(key)
+        return value if isinstance(value, bool) else value is not None and self.repaired(key, False)
+
     def name(self, key: str, names: type[_Name], default: _Name) -> _Name:
         """One of the ``names``."""
         value = self.mapping.get(key)

@@ -8,7 +8,7 @@ cool-down that follows from them is, because all processes must agree on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -97,6 +97,7 @@ class _Sight:
     signed: float = -math.inf  # when the newest signed probe that passed began
     signed_last: float = -math.inf  # when the newest signed probe began that was answered
     asked: float = -math.inf  # when the newest signed probe began that has ended
+    joins_only: bool = False  # only a join tells whether it takes our key
     heard: bool | None = None  # by the process that probes on this machine; None: own is newer
     heard_at: float = 0.0
     # The newest observation.
@@ -136,7 +137,9 @@ class HealthBook:
         sight.began = now if event.began is None else event.began
         sight.heard = None
         if event.signed:
-            own = SignedSight(outcome=event.outcome, began=sight.began, detail=event.detail)
+            own = SignedSight(
+                outcome=event.outcome, began=sight.began, detail=event.detail, joined=event.joined
+            )
             self._signed(sight, own, now)
         if event.outcome not in KINDS:
             self._answered(sight, now)
@@ -145,8 +148,25 @@ class HealthBook:
             sight.answering_since = None
         self._judge()
 
+    def doubt_joins(self, servers: Collection[str]) -> Sequence[str]:
+        """
+        Believe joins only, and no calls, that one of ``servers`` takes our key.
+
+        Returns:
+            those of which it was not so yet: what was seen of them before counts no more.
+        """
+        new = []
+        for name, sight in self._sights.items():
+            if name in servers and not sight.joins_only:
+                sight.signed = sight.signed_last = sight.asked = -math.inf
+                new.append(name)
+            sight.joins_only = name in servers
+        return new
+
     @staticmethod
     def _signed(sight: _Sight, seen: SignedSight, now: float) -> None:
+        if sight.joins_only and not seen.joined and seen.outcome is not ProbeOutcome.UNAUTHORIZED:
+            return
         sight.asked = max(sight.asked, seen.began)
         if seen.began < sight.signed_last or seen.outcome in KINDS:
             return
@@ -302,6 +322,11 @@ class HealthBook:
         sight = self._sights.get(server)
         return -math.inf if sight is None else sight.signed
 
+    def let_in(self, server: str) -> bool:
+        """Whether ``server``, of which only joins are believed, let us in since that is so."""
+        sight = self._sights.get(server)
+        return sight is not None and sight.joins_only and sight.signed > -math.inf
+
     def signed_answer(self, server: str) -> float:
         """When the newest signed probe that ``server`` answered began; -inf if there is none."""
         sight = self._sights.get(server)
@@ -335,6 +360,7 @@ def cooled(
     retry_after: float | None = None,
     reset: float | None = None,
     spent_minutes: float | None = None,
+    refuses_joins: bool = False,
 ) -> ServerRecord:
     """
     Put a server into the cool-down that ``cause`` deserves; see `faults.FOLLOWS`.
@@ -343,6 +369,7 @@ def cooled(
         retry_after: seconds after which the server wants to be asked again, if it said so.
         reset: when its quota is reset, in seconds since the epoch; None if nobody knows.
         spent_minutes: the minutes that could be used of it, if it is left for having used them.
+        refuses_joins: whether it is left because joins showed that it refuses our key.
     """
     ended = record.cool_down_until
     forgotten = ended is None or now - ended > settings.cool_down_max
@@ -365,6 +392,7 @@ def cooled(
         cool_down_until=until,
         cool_down_cause=cause,
         spent_minutes=spent_minutes,
+        refuses_joins=refuses_joins,
         failures=failures,
     )
 

@@ -248,6 +248,10 @@ class PoolMachine:
         document = self.document
         return ServerRecord() if document is None else self._seen(document).record(server)
 
+    def refuses_joins(self, server: str) -> bool:
+        """Whether only a join tells whether ``server`` takes our key: it refused it on joins."""
+        return self.document is not None and self.document.record(server).refuses_joins
+
     def role(self, server: str, now: float) -> Role:
         """What ``server`` is to the pool: of several, the one that explains most."""
         document = None if self.document is None else self._seen(self.document)
@@ -255,7 +259,7 @@ class PoolMachine:
             return Role.ACTIVE
         if document is not None and document.record(server).drained is not None:
             return Role.DRAINED
-        if self._health.misconfigured(server):
+        if self._health.misconfigured(server) or self.refuses_joins(server):
             return Role.MISCONFIGURED
         if document is not None and document.record(server).cooling(now):
             exhausted = document.record(server).cool_down_cause is Cause.QUOTA
@@ -423,10 +427,17 @@ class PoolMachine:
                 # That it refuses our key may have been seen while the swap was under way.
                 doubted = self._health.misconfigured(document.active_server)
                 self._probe(document.active_server, signed=doubted)
+        self._doubt_joins(document)
         self._actions += self._stepping.follow(document)
         self._announce(self._told_by(document, current))
         for fault in early:
             self._blame(fault, now)
+
+    def _doubt_joins(self, document: Document) -> None:
+        """See at once for ourselves what is written of servers that refuse joins."""
+        doubted = [name for name in self.names if document.record(name).refuses_joins]
+        for server in self._health.doubt_joins(doubted):
+            self._probe(server, signed=True)
 
     def _announce(self, rotation: Rotation | None = None) -> None:
         self._announced_step = self.step

@@ -92,7 +92,7 @@ class Situation:
             health=self.health.health(server),
             seen=self.health.seen(server),
             passed=self.health.passed(server),
-            misconfigured=self.health.misconfigured(server),
+            misconfigured=self.misconfigured(server),
             drained=record.drained is not None,
             shared=all(server in names for names in self.lists or ()),
             cooling_until=record.cool_down_until if record.cooling(self.now) else None,
@@ -104,6 +104,10 @@ class Situation:
             asked=self.health.asked_since(server, record.cool_down_until or 0.0),
             strained=record.cool_down_cause in _STRAINS,
         )
+
+    def misconfigured(self, server: str) -> bool:
+        """Whether ``server`` refuses our key: on calls, or on joins though perhaps not on calls."""
+        return self.health.misconfigured(server) or self.document.record(server).refuses_joins
 
     def _returning(self, server: str, record: ServerRecord) -> bool:
         ended = record.cool_down_until

@@ -137,7 +137,7 @@ def _next(situation: Situation, left: str) -> str | None:
     health = situation.health
     for name in in_turn(situation.names, left):
         record = situation.document.record(name)
-        barred = health.health(name) is Health.DOWN or health.misconfigured(name)
+        barred = health.health(name) is Health.DOWN or situation.misconfigured(name)
         if record.drained is None and not record.cooling(situation.now) and not barred:
             return name
     return None

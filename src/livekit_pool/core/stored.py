@@ -61,6 +61,7 @@ def _record_to(record: ServerRecord) -> dict[str, object]:
         "spentMinutes": record.spent_minutes,
         "failures": record.failures,
         "drained": _mark_to(record.drained),
+        **({"refusesJoins": True} if record.refuses_joins else {}),
     }
 
 
@@ -189,6 +190,7 @@ def _read_records(fields: Fields) -> dict[str, ServerRecord]:
             cool_down_until=record.optional_number("coolDownUntil"),
             cool_down_cause=record.optional_name("coolDownCause", Cause),
             spent_minutes=record.optional_number("spentMinutes"),
+            refuses_joins=record.flag("refusesJoins"),
             failures=record.whole("failures", 0),
             drained=_read_mark(record, "drained"),
         )

@@ -160,6 +160,7 @@ class Driver:
             may_lead=may_probe,
             # By rows that come seldom, or not at all, nobody hears of a dead server in time.
             deaf=lambda: not self._store_ok or self.store.heartbeat > HEARTBEAT,
+            joins=self.machine.refuses_joins,
         )
         self.reports: Final = Reports(
             self.servers, Verifying(self._probing, prober), self, self._tasks

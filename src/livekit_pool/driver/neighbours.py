@@ -53,7 +53,8 @@ def _sight(row: ProcessRow) -> Mapping[str, bool]:
 
 def signed_sight(seen: SignedSight) -> Mapping[str, object]:
     """What a row has under ``signed`` of a server, for `seen_in` of the others."""
-    return {"outcome": seen.outcome.value, "began": seen.began, "detail": seen.detail}
+    told: dict[str, object] = {"outcome": seen.outcome.value, "began": seen.began}
+    return {**told, "detail": seen.detail, **({"joined": True} if seen.joined else {})}
 
 
 def _signed(row: ProcessRow) -> Mapping[str, SignedSight]:
@@ -67,5 +68,6 @@ def _signed(row: ProcessRow) -> Mapping[str, SignedSight]:
                         outcome=ProbeOutcome(outcome),
                         began=began,
                         detail=str(more.get("detail", "")),
+                        joined=more.get("joined") is True,
                     )
     return found

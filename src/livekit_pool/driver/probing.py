@@ -16,6 +16,8 @@ from ..core.events import Probed, ProbeOutcome, SignedSight
 from ..core.health import Health
 from ..exceptions import NoAnswer
 from ..servers import Server
+from ..upstream.connection import Stage
+from ..upstream.join_probe import JoinResult
 from ..upstream.probe import Prober, ProbeResult
 from ..upstream.room_list import ListedRoom
 from .tasks import Tasks
@@ -67,8 +69,15 @@ class Probing:
         health: Callable[[str], Health],
         may_lead: Callable[[], bool],
         deaf: Callable[[], bool],
+        joins: Callable[[str], bool],
     ) -> None:
-        """``deaf`` says whether this process cannot hear what the leading one sees."""
+        """
+        Probe nothing yet.
+
+        Args:
+            deaf: whether this process cannot hear what the leading one sees.
+            joins: whether a signed probe of a server must join it.
+        """
         self.last: dict[str, ProbeResult] = {}
         self.signed: dict[str, SignedSight] = {}
         self.leads = False
@@ -81,6 +90,7 @@ class Probing:
         self._health = health
         self._may_lead = may_lead
         self._deaf = deaf
+        self._joins = joins
         self._passed: dict[str, float] = {}  # server -> when its last passed probe began
         self._results: dict[tuple[str, bool], ProbeResult] = {}  # the newest of each kind
         self._signed: dict[str, float] = {}  # server -> when its last signed probe began
@@ -164,14 +174,17 @@ class Probing:
         if target is None:
             return
         began, began_at = time.monotonic(), self._asker.now()
+        joins = signed and self._joins(server)
         ask = self._prober.probe_signed if signed else self._prober.probe
         result = await ask(target)
+        if joins and result.outcome is ProbeOutcome.PASSED:
+            result = _of_join(await self._prober.probe_join(target))
         self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
         if signed:
             self.signed[server] = SignedSight(
-                outcome=result.outcome, began=began_at, detail=result.detail
+                outcome=result.outcome, began=began_at, detail=result.detail, joined=joins
             )
         if result.own and result.outcome is ProbeOutcome.SILENT:
             self._asker.own_fault(result.own, server)
@@ -183,6 +196,7 @@ class Probing:
                 detail=result.detail,
                 began=began_at,
                 signed=signed,
+                joined=joins,
                 kind=result.kind,
                 retry_after=result.retry_after,
             )
@@ -216,3 +230,15 @@ class Probing:
         if not passed:  # its next failures decide whether it is down: do not wait for them
             return max(0.0, self._interval / 2 - took)
         return float(max(0.05, self._interval - took))
+
+
+def _of_join(seen: JoinResult) -> ProbeResult:
+    return ProbeResult(
+        server=seen.server,
+        outcome=seen.outcome,
+        stage=Stage.SIGNED,
+        detail=seen.detail,
+        duration=seen.duration,
+        stalled=seen.stalled,
+        retry_after=seen.retry_after,
+    )

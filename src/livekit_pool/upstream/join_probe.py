@@ -2,12 +2,13 @@
 JoinProber: joins a LiveKit server as a client does, says goodbye at once, and tells what it saw.
 
 What only a join meets: a node that is full, a quota that is used up, signalling that hangs while
-``GET /`` is answered. It costs the server a participant for some milliseconds, so it is for the
-verification of reports, and no routine. Nobody is disturbed: the participant is hidden and in a
-room of the pool's own. That room names an agent that nobody is, since LiveKit sends a job to the
-agents without a name for each new room that names none (server: pkg/rtc/room.go,
-createAgentDispatchesFromRoomAgent); it ends a second after the participant has left. Webhooks tell
-of it: room_started, participant_connection_aborted, room_finished (seen with 1.13.5).
+``GET /`` is answered. It costs the server a participant for some milliseconds, so it is no routine:
+it verifies reports, and asks servers that refused our key on joins. Nobody is disturbed: the
+participant is hidden and in a room of the pool's own. That room names an agent that nobody is,
+since LiveKit sends a job to the agents without a name for each new room that names none (server:
+pkg/rtc/room.go, createAgentDispatchesFromRoomAgent); it ends a second after the participant has
+left. Webhooks tell of it: room_started, participant_connection_aborted, room_finished (seen with
+1.13.5).
 """
 
 from __future__ import annotations
@@ -324,7 +325,7 @@ def _reason(number: int) -> str:
 
 
 def _refused(server: Server, refusal: _Refusal) -> JoinResult:
-    unauthorized = refusal.status in (401, 403)
+    unauthorized = refusal.status in (401, 403, 451)
     return JoinResult(
         server=server.name,
         outcome=ProbeOutcome.UNAUTHORIZED if unauthorized else ProbeOutcome.FAILED,
