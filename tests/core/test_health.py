@@ -284,6 +284,17 @@ def test_cool_downs_double_up_to_the_longest() -> None:
     assert record.cool_down_cause is Cause.DOWN
 
 
+@pytest.mark.parametrize(
+    ("asked", "pause"), [(None, 20.0), (3.0, 20.0), (0.0, 20.0), (120.0, 120.0), (1e11, 86_400.0)]
+)
+def test_a_server_in_trouble_may_ask_for_a_longer_cool_down(
+    asked: float | None, pause: float
+) -> None:
+    record = ServerRecord(cool_down_until=START, cool_down_cause=Cause.DOWN, failures=2)
+    again = cooled(record, Cause.DOWN, START, Settings(), retry_after=asked)
+    assert (again.cool_down_until, again.failures) == (START + pause, 3)
+
+
 @pytest.mark.parametrize(("rest", "pause"), [(299.0, 20.0), (301.0, 5.0)])
 def test_failures_are_forgotten_after_a_long_time_out_of_cool_down(
     rest: float, pause: float

@@ -356,3 +356,14 @@ def test_a_server_that_refused_joins_and_is_left_for_something_else_is_not_misco
     assert swap.document.record("red").refuses_joins
     swap = swap_of(pool.feed(fault(Cause.QUOTA, revision=pool.document.revision)))
     assert not swap.document.record("red").refuses_joins
+
+
+@pytest.mark.parametrize("outcome", [PASSED, REFUSED])
+def test_a_server_in_trouble_is_left_for_as_long_as_it_asks(outcome: ProbeOutcome) -> None:
+    pool = Pool()
+    pool.feed(*3 * [fault(Cause.DOWN, retry_after=90.0)])
+    pool.now += 2
+    swap = swap_of(pool.probed("red", outcome))
+    assert swap.document.cause is Cause.DOWN
+    until = swap.document.record("red").cool_down_until
+    assert until == pytest.approx(swap.document.last_rotation + 88, abs=0.1)

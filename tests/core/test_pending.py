@@ -205,3 +205,20 @@ def test_the_reports_of_a_refusal_are_counted() -> None:
 
 def verified(kind: Cause = Cause.DOWN, reports: int = 1) -> FaultSeen:
     return replace(fault(source=FaultSource.VERIFIED, kind=kind), reports=reports)
+
+
+def test_what_a_server_in_trouble_asks_for_is_kept_until_it_is_over() -> None:
+    pending = PendingFaults(Settings())
+    for asked in (20.0, 60.0, None, 0.0, 30.0):
+        pending.add(fault(retry_after=asked), START, answering=True)
+    pending.add(fault(kind=Cause.RATE_LIMIT, retry_after=600.0), START, answering=True)
+    assert pending.retry_after(START) == 60.0
+    assert pending.retry_after(START + 45) == 15.0
+    assert pending.retry_after(START + 60) is None
+
+
+def test_a_join_that_is_answered_takes_back_what_was_asked_for() -> None:
+    pending = PendingFaults(Settings())
+    pending.add(fault(retry_after=60.0), START, answering=True)
+    pending.join_answered()
+    assert pending.retry_after(START) is None

@@ -155,7 +155,8 @@ def _leave_down(situation: Situation) -> Decision:
     if situation.unwitnessed(evidence):
         return _unwitnessed(situation)
     reason = evidence.detail or f"probe {evidence.outcome.value}"
-    decision = _leave(situation, last_resort, KINDS[evidence.outcome], reason)
+    kind, asked = KINDS[evidence.outcome], situation.faults.retry_after(situation.now)
+    decision = _leave(situation, last_resort, kind, reason, retry_after=asked)
     if decision.document is not None and situation.now - evidence.at > FRESH:
         return Decision(probe=(situation.active,))
     return decision
@@ -260,7 +261,14 @@ def _leave_refusing(situation: Situation) -> Decision:
     reason = faults.detail or f"{faults.joins} joins in a row failed"
     refused = faults.kind is Cause.CREDENTIALS
     choice = next_available(situation.candidates)
-    return _go(situation, choice, faults.kind, reason, refuses_joins=refused)
+    return _go(
+        situation,
+        choice,
+        faults.kind,
+        reason,
+        retry_after=faults.retry_after(situation.now),
+        refuses_joins=refused,
+    )
 
 
 def _leave_spent(situation: Situation) -> Decision:

@@ -380,7 +380,7 @@ class CoolDown(StrEnum):
     """How long the server that is left is not chosen."""
 
     NONE = "none"
-    DOUBLING = "first cool-down, doubled each time in a row"
+    DOUBLING = "first cool-down, doubled each time in a row; longer if Retry-After says so"
     LIMIT = "as Retry-After says; else the first one for limits, doubled each time in a row"
     RESET = "until the quota's reset: exhausted"
     LONGEST = "the longest, and until a signed probe passes; a join, if joins were refused"

@@ -381,7 +381,8 @@ def cooled(
             ends = (reset, None if asked is None else now + asked)
             until = min(end for end in ends if end is not None)
         case CoolDown.DOUBLING:
-            until = now + _doubled(settings.cool_down_first, failures, settings)
+            pause = _doubled(settings.cool_down_first, failures, settings)
+            until = now + max(pause, asked or 0.0)
             failures += 1
         case CoolDown.LIMIT:
             pause = _doubled(settings.cool_down_limit_first, failures, settings)

@@ -84,6 +84,7 @@ class PendingFaults:
         self.refusal: Refusal | None = None
         self._refusals = 0
         self._refused_at = 0.0  # when the newest refusal was seen
+        self._not_before = 0.0  # when what is no refusal wants the server to be asked again
         self._counted = 0  # reports of what counts
         self._pending: list[_Pending] = []
 
@@ -91,6 +92,14 @@ class PendingFaults:
     def reports(self) -> int:
         """How many faults a rotation would answer now."""
         return self._refusals + self._counted + sum(fault.reports for fault in self._pending)
+
+    def retry_after(self, now: float) -> float | None:
+        """
+        Seconds after which those that are no refusals want the server to be asked again.
+
+        None if none of them said so, or that time is over. What a refusal asks for is its own.
+        """
+        return asked_for(self._not_before - now)
 
     def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
         """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
@@ -103,6 +112,8 @@ class PendingFaults:
         if not doubted:
             self.kind = fault.kind
             self.detail = fault.detail or self.detail
+            if (asked := asked_for(fault.retry_after)) is not None:
+                self._not_before = max(self._not_before, now + asked)
         if len(self._pending) < _PENDING_LIMIT:
             counts = answering and not doubted
             self._pending.append(
@@ -165,6 +176,7 @@ class PendingFaults:
     def join_answered(self) -> None:
         """The active server answered a join well."""
         self.joins = self._counted = 0
+        self._not_before = 0.0
         self.verified = False
         if self.refusal is not None and not self.refusal.of_call:
             self.refusal, self._refusals = None, 0
