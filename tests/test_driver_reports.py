@@ -447,7 +447,7 @@ async def test_a_call_that_fails_shows_nobody_down_who_lets_people_in(world: Wor
     assert len(world.joins) == 1
 
 
-@pytest.mark.parametrize("seen", [refusal(400), refusal(404), refusal(302)])
+@pytest.mark.parametrize("seen", [refusal(400), refusal(404), refusal(418)])
 def test_what_our_own_request_is_to_blame_for_says_nothing(seen: JoinResult) -> None:
     @turned
     async def test(world: World) -> None:

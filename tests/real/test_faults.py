@@ -311,6 +311,28 @@ async def test_a_balancer_with_nobody_behind_is_asked_again_and_left(
     await alice.leave()
 
 
+@pytest.mark.parametrize(
+    ("status", "row"),
+    [
+        (302, "not an answer of LiveKit's"),
+        (421, "not let through"),
+        (426, "not let through"),
+        (500, "server error"),
+    ],
+)
+async def test_what_may_be_one_callers_affair_is_looked_into_and_left(
+    pool_of_three: Setting, status: int, row: str
+) -> None:
+    pool_of_three.red.answers(signalling, status, "cannot look the quota up")
+
+    alice = await pool_of_three.joins()
+
+    await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
+    reason = f"a join was refused with HTTP {status}: {row}"
+    await pool_of_three.left(cause="down", reason=reason, cool=COOL_DOWN)
+    await alice.leave()
+
+
 async def test_a_moment_of_trouble_is_waited_out(pool_of_three: Setting) -> None:
     pool_of_three.red.answers(joins, 503, "starting", times=1)
     pool_of_three.red.resets(joins, times=1)

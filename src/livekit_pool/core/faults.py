@@ -107,8 +107,18 @@ _TO_JOIN: Final = frozenset({Surface.JOIN, Surface.CLIENT})
 _LEFT: Final = frozenset({Surface.LEAVE, Surface.CLIENT})
 
 # The phrases of LiveKit, of LiveKit Cloud, and of the system this pool grew out of.
-_QUOTA_FOR_SURE: Final = ("quota exceeded", "minutes exceeded", "free tier", "limit reached")
-_QUOTA: Final = (*_QUOTA_FOR_SURE, "quota", "allowance")
+_QUOTA_FOR_SURE: Final = (
+    "quota exceeded",
+    "quota limit",
+    "quota reached",
+    "over quota",
+    "out of quota",
+    "minutes exceeded",
+    "free tier",
+    "limit reached",
+)
+_QUOTA_PERHAPS: Final = ("quota", "allowance")
+_QUOTA: Final = (*_QUOTA_FOR_SURE, *_QUOTA_PERHAPS)
 _CONNECTIONS: Final = (
     "connection limit",
     "connections limit",
@@ -254,6 +264,8 @@ TABLE: Final[tuple[Row, ...]] = (
         source=f"{_SERVER}: its log, should it ever say so to clients"),
     Row(name="object not found", blame=Blame.CALLER, surfaces=_JOIN, statuses=frozenset({500}),
         phrases=("could not find object",), source=_SERVER),
+    Row(name="disk full", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_TO_JOIN,
+        phrases=("disk quota",), source="the server's operating system: EDQUOT"),
     # On a call such words may be the caller's, in a name that an error repeats.
     Row(name="participant limit in words", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         surfaces=_TO_JOIN, phrases=_PARTICIPANTS, source=_ORIGINAL),
@@ -262,7 +274,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA, source=_ORIGINAL),
+        phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
 
@@ -286,8 +298,19 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="one call failed", blame=Blame.NOBODY, surfaces=_TWIRP,
         statuses=frozenset(range(500, 600)), source=_SERVER),
 
-    # No answer at all: the words of SDKs and of the original's code. Their first words are the
-    # same whatever went wrong, so that what is the caller's comes before.
+    Row(name="not an answer of LiveKit's", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
+        statuses=frozenset(range(200, 400)), source="HTTP: something else stands at the address"),
+    Row(name="not let through", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
+        statuses=frozenset({406, 421, 426}),
+        source="HTTP: a balancer that takes the upgrade out, or knows no such host; a server that"
+        " is not ready"),
+
+    # No answer at all. What is in trouble may speak of quotas that it cannot look up: so the mere
+    # word counts here only, where no status says that.
+    Row(name="quota, perhaps", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=_QUOTA_PERHAPS, source=f"{_ORIGINAL}; {_CLOUD}"),
+    # The words of SDKs and of the original's code. Their first words are the same whatever went
+    # wrong, so that what is the caller's comes before.
     Row(name="caller's own, in words", blame=Blame.CALLER, surfaces=_CLIENT,
         phrases=("invalid characters", "parse the url", "reason=clientinitiated",
             "reason=duplicateidentity", "reason=participantremoved", "reason=roomdeleted",

@@ -43,16 +43,12 @@ class Refusal:
         """Look ``answer`` up."""
         text = answer.body.decode("utf-8", "replace")
         found = classify(Surface.JOIN, status=answer.status, text=text)
-        blame, cause, row = found.blame, found.cause, found.row
-        if answer.status < 400:
-            # No server of LiveKit's answers so: something else stands at its address.
-            blame, cause, row = Blame.SERVER, Cause.DOWN, "not an answer of LiveKit's"
         return cls(
             status=answer.status,
             text=text,
-            blame=blame,
-            cause=cause,
-            row=row,
+            blame=found.blame,
+            cause=found.cause,
+            row=found.row,
             retry_after=retry_after(answer.retry_after, http_date(answer.date)),
         )
 
