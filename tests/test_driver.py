@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from livekit_pool import observe
 from livekit_pool.core.actions import Announce
-from livekit_pool.core.document import Cause, Document, Rotation, rotated
+from livekit_pool.core.document import Cause, Document, Rotation, new_document, rotated
 from livekit_pool.core.events import FaultSource, ProbeOutcome
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import Role
 from livekit_pool.driver import Driver, loop, tasks
 from livekit_pool.driver.clock import Jumps
-from livekit_pool.exceptions import StoreCorrupt
+from livekit_pool.exceptions import PoolError, StoreCorrupt
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
 from livekit_pool.stores.memory import MemoryStore
@@ -159,6 +160,50 @@ async def test_a_heartbeat_that_fails_unexpectedly_is_logged_and_not_the_last(
     assert failures(caplog) == [{"task": "beats", "error": "ZeroDivisionError"}]
     assert "a-room-name" not in caplog.text
     assert driver.document.active_server == "red"
+
+
+async def slipped(store: Store) -> Document:
+    """A document in which somebody's hand wrote a server that nobody has, and who runs by it."""
+    names = [server.name for server in SERVERS]
+    good = new_document(lineage="L", names=names, actor="other", now=NOON)
+    await store.create(good, "made")
+    slip = replace(good, revision=2, active_server="reed", active_since=1)
+    assert (await store.swap(1, slip, "slip")).document == slip
+    await store.beat(
+        ProcessRow(process="other", host="there", started=NOON, names=tuple(names), fingerprint="f")
+    )
+    return good
+
+
+async def test_who_begins_waits_for_those_that_run_to_mend_a_slip_of_the_hand() -> None:
+    async with Store() as store:
+        good = await slipped(store)
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert not driver.store_ok
+            assert "'reed'" in driver.store_detail
+            with pytest.raises(PoolError):
+                await driver.reload()
+            assert driver.machine.document is None
+
+            mended = replace(good, revision=3)
+            assert (await store.swap(2, mended, "mended")).document == mended
+            await until(lambda: driver.store_ok)
+
+            assert driver.document.active_server == "red"
+            assert await store.history() == []
+
+
+async def test_who_begins_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MENDING", 0.0)
+    async with Store() as store:
+        await slipped(store)
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            await until(lambda: driver.document.active_server == "red")
+            assert [rotation.cause for rotation in await store.history()] == [Cause.REMOVED]
 
 
 async def test_a_probe_that_fails_unexpectedly_is_not_the_last_of_its_server() -> None:

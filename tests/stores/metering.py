@@ -39,6 +39,10 @@ class Meter:
         self.counted.clear()
         self.calls.clear()
 
+    def called(self, name: str, times: int) -> bool:
+        """Whether ``name`` was called so often since."""
+        return self.calls[name] >= times
+
     def _look_at(self, monkeypatch: pytest.MonkeyPatch, name: str, count: Any) -> None:
         original = getattr(FirestoreAsyncClient, name)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 
@@ -117,6 +119,31 @@ async def test_a_server_that_dies_is_a_heartbeat_more_of_each(site: Site, meter:
         # The rotation, and what each process has seen, written and read once or twice.
         assert 4 <= meter.counted["writes"] <= 6
         assert meter.counted["reads"] <= 12
+
+
+async def test_a_document_that_cannot_be_read_costs_some_reads_and_no_write(
+    site: Site, meter: Meter
+) -> None:
+    async with site.pool() as driver, site.console() as console:
+        await quiet(meter)
+        await console.edit(schema=2)
+        await until(lambda: not driver.store_ok, seconds=5, what="it is noticed")
+        meter.reset()
+
+        times: list[float] = []
+        for looks in (1, 2, 3):
+            await until(
+                partial(meter.called, "batch_get_documents", looks),
+                seconds=20,
+                what="it is looked at again",
+            )
+            times.append(time.monotonic())
+
+        assert meter.counted.keys() == {"reads"}
+        assert meter.counted["reads"] <= 3
+        assert times[2] - times[1] > 1.5 * (times[1] - times[0]), "after growing pauses"
+        await console.edit(schema=1)
+        await until(lambda: driver.store_ok, seconds=5, what="it is well again")
 
 
 async def test_minutes_are_a_write_and_a_read_for_each_server_and_one_read_to_know_them(

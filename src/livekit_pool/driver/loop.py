@@ -95,6 +95,12 @@ NEWBORN_WAIT: Final = 3.0
 LONGEST_WAIT: Final = 5.0
 """Seconds for which a join waits for a server, and a little more."""
 
+MENDING: Final = 15.0
+"""Seconds that running processes have to mend what somebody wrote over the document."""
+
+LONGEST_LOOK: Final = 60.0
+"""Longest pause in seconds between two looks at what could not be read."""
+
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
 
@@ -172,6 +178,7 @@ class Driver:
         self._health_changed = Listeners[str]()
         self._store_changed = Listeners[bool]()
         self._moved = Listeners[Placement | None]()
+        self._beat_due = 0.0  # when the row must be written again, by the monotonic clock
         self._join_faults: set[str] = set()  # servers with faults that a good join forgives
         self._inbox: deque[Event] = deque()
         self._draining = False
@@ -206,7 +213,7 @@ class Driver:
         Raises:
             StoreCorrupt: what the store holds is not a pool's document.
         """
-        self._last_tick = time.monotonic()
+        self._entered = self._last_tick = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._begin()
@@ -233,7 +240,7 @@ class Driver:
         """Find the document, or make the first one."""
         loaded = await self.store.load()
         self._clock.sync(loaded)
-        await self.store.beat(self.row())
+        await self._beat()
         document = loaded.document
         if document is None and (self.store.remote or await self._others_are_older()):
             # Who holds a document that the store lost comes first.
@@ -246,7 +253,27 @@ class Driver:
         if past and past[0].revision > document.revision:
             document = await self._raise(document, past[0].revision)
         await self._read_rows()
+        self._wait_for_mending(document)
         self.feed(Loaded(document=document))
+
+    def _wait_for_mending(self, document: Document) -> None:
+        """
+        Do not begin with a slip of somebody's hand, which the running processes put right.
+
+        They would have left a server that all of them had lost from their lists.
+
+        Raises:
+            StoreUnavailable: nobody has the active server, and it is not for us to say so yet.
+        """
+        others = [row for row in self.rows if row.process != self.process]
+        known = {name for row in others for name in row.names} | self.servers.keys()
+        if not others or document.active_server in known:
+            return
+        if time.monotonic() < self._entered + MENDING:
+            raise StoreUnavailable(
+                f"the document names {document.active_server!r} as active, a server that no process"
+                " has; the processes that run will put it right"
+            )
 
     async def _others_are_older(self) -> bool:
         return any(row.started < self._started - NEWBORN_WAIT for row in await self.store.rows())
@@ -661,18 +688,21 @@ class Driver:
     async def _take_in(self) -> None:
         """Read what the store holds, and follow it."""
         before = self.machine.document
+        if before is None:
+            await self._begin()
+            return
         loaded = await self.store.load()
         if (by := self._clock.sync(loaded)) > 0:
             self.feed(ClockSet(by=by))
         if not self._outrun(loaded.document, before):
             self.feed(Loaded(document=loaded.document))
 
-    def _outrun(self, found: Document | None, before: Document | None) -> bool:
+    def _outrun(self, found: Document | None, before: Document) -> bool:
         """Whether news came while ``found`` was read, to which it only seems a step back."""
         held = self.machine.document
         if held is None or held is before or compare(found, held) is not Finding.OLDER:
             return False
-        return before is None or compare(found, before) is not Finding.OLDER
+        return compare(found, before) is not Finding.OLDER
 
     def store_answered(self) -> None:
         """The store answered: if it was away, it is read again before it counts as back."""
@@ -694,10 +724,7 @@ class Driver:
     async def _come_back(self) -> None:
         try:
             async with asyncio.timeout(2 * PATIENCE):
-                if self.machine.document is None:
-                    await self._begin()
-                else:
-                    await self._read_again()
+                await self._read_again()
         except (StoreError, TimeoutError) as error:
             self.store_failed(error)
             return
@@ -707,7 +734,10 @@ class Driver:
         self._store_changed.tell(True)
 
     async def _read_again(self) -> None:
-        await self.store.beat(self.row())
+        if self.machine.document is None:
+            await self._begin()
+            return
+        await self._beat()
         await self._read_rows()
         # Last, with nothing to wait for after it: a swap that fails meanwhile waits for this.
         await self._take_in()
@@ -789,19 +819,40 @@ class Driver:
         )
 
     async def _beats(self) -> None:
+        unreadable = 0  # how often in a row what the store holds could not be read
         while True:
             self._news.clear()  # what is news from now on is told in the next one
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self.store.beat(self.row())
-                    await self._read_rows()
+                    await self._beat_or_look()
                 self.store_answered()
+                unreadable = 0
             except (StoreError, TimeoutError) as error:
                 self.store_failed(error)
+                unreadable = unreadable + 1 if isinstance(error, StoreCorrupt) else 0
             urgent = not self._store_ok or self.machine.wants_witness
+            pause = min(HEARTBEAT * 2 ** min(unreadable, 8), LONGEST_LOOK)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT if urgent else self.store.heartbeat):
+                async with asyncio.timeout(pause if urgent else self.store.heartbeat):
                     await self._news.wait()
+
+    async def _beat_or_look(self) -> None:
+        """
+        Say that this process lives, and read what the others say.
+
+        While the store is away, or holds what cannot be read, and each heartbeat is a write that
+        costs: only look whether it is back, until the next heartbeat is due.
+        """
+        costs = self.store.heartbeat > HEARTBEAT
+        if costs and not self._store_ok and time.monotonic() < self._beat_due:
+            await self.store.load()
+            return
+        await self._beat()
+        await self._read_rows()
+
+    async def _beat(self) -> None:
+        await self.store.beat(self.row())
+        self._beat_due = time.monotonic() + self.store.heartbeat
 
     async def _read_rows(self) -> int:
         self.rows = await self.store.rows()
