@@ -20,6 +20,7 @@ from livekit_pool.metering.evidence import Evidence
 from livekit_pool.metering.metering import AFTER_GAP, LASTS, READ_ROWS
 from livekit_pool.stores.base import Ledger
 from livekit_pool.stores.memory import MemoryStore
+from tests.web.served import until
 
 from .ledger_day import BEGIN, MIDNIGHT, Day, Person, Process, used_by
 
@@ -34,6 +35,8 @@ class Store(MemoryStore):
         errors: what the next counts raise, one each.
         unheard: what they raise after they have counted.
         counts: the stays of each call.
+        holds: "count" or "ledger": such calls are answered when it ``answers``.
+        asked: how many of those there were.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,9 @@ class Store(MemoryStore):
         self.unheard: list[Exception] = []
         self.counts: list[int] = []
         self.seconds = 2.0
+        self.holds = ""
+        self.asked = 0
+        self.answers = asyncio.Event()
 
     @property
     def heartbeat(self) -> float:
@@ -50,10 +56,21 @@ class Store(MemoryStore):
     async def count(self, totals: Ledger) -> None:
         if self.errors:
             raise self.errors.pop()
+        await self._held("count")
         await super().count(totals)
         self.counts.append(sum(len(sums) for sums in totals.values()) // 2)
         if self.unheard:
             raise self.unheard.pop()
+
+    async def ledger(self) -> Ledger:
+        found = await super().ledger()
+        await self._held("ledger")
+        return found
+
+    async def _held(self, call: str) -> None:
+        if call == self.holds:
+            self.asked += 1
+            await self.answers.wait()
 
 
 @pytest.fixture
@@ -284,6 +301,39 @@ class TestFigures:
         assert one.metering.usage("red").used == 1.5, "it has told the store, and has not read it"
         await one.metering.read()
         day.now += 600
+        assert one.metering.usage("red").used == 1.5
+
+    async def test_do_not_fall_while_the_store_counts(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 90
+        one.metering.ended("red", "PA_1")
+        store.holds = "count"
+        flush = asyncio.create_task(one.metering.flush())
+        await until(lambda: store.asked)
+        day.now += 60
+        assert one.metering.usage("red").used == 1.5
+        store.answers.set()
+        await flush
+        day.now += 60
+        assert one.metering.usage("red").used == 1.5
+
+    async def test_do_not_fall_for_what_is_counted_while_the_store_is_read(
+        self, day: Day, one: Process, store: Store
+    ) -> None:
+        join(one, "PA_1")
+        day.now += 90
+        one.metering.ended("red", "PA_1")
+        store.holds = "ledger"
+        read = asyncio.create_task(one.metering.read())
+        await until(lambda: store.asked)
+        flush = asyncio.create_task(one.metering.flush())
+        for _ in range(20):  # as far as it gets
+            await asyncio.sleep(0)
+        store.answers.set()
+        await asyncio.gather(read, flush)
+        day.now += 60
         assert one.metering.usage("red").used == 1.5
 
     async def test_of_other_processes_are_read(self, day: Day, one: Process, store: Store) -> None:
@@ -617,6 +667,15 @@ class TestTimed:
             ("red", "PA_1"): (told, told + 20),
             ("red", "PA_2"): (told, told + 10),
         }
+
+    def test_of_too_many_that_wait_the_oldest_is_lost_and_counted(self) -> None:
+        _, clocks = self.evidence()
+        evidence = Evidence(clocks, limit=3)
+        for number in range(5):
+            evidence.began("red", f"PA_{number}")
+            evidence.ended("red", f"PA_{number}")
+        assert [sid for _, sid in evidence.spans()] == ["PA_2", "PA_3", "PA_4"]
+        assert evidence.lost == 2
 
     def test_but_not_for_ever(self) -> None:
         evidence, _ = self.evidence()

@@ -143,6 +143,7 @@ class Evidence:
                 self._keep(stay, self._span(stay, live))
             else:
                 waiting.append((stay, live))
+        self.lost += max(0, len(waiting) - self._limit)
         self._over = waiting[-self._limit :]
 
     def _span(self, stay: Stay, live: _Live) -> Span:

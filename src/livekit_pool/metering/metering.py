@@ -75,6 +75,7 @@ class Metering:
         self._looking = Looking(driver, prober, self, occupied, self._clocks)
         self._sessions: Counter[str] = Counter()
         self._ledger: dict[str, dict[str, int]] = {}
+        self._on_its_way: Ledger = {}  # to the store, which has not answered yet
         self._figures: dict[str, Usage] = {}
         self._figured_at = -math.inf
         self._wake = asyncio.Event()
@@ -218,7 +219,9 @@ class Metering:
             reset, writer = self._limits(server).reset, minutes.writer(server)
             now = self._clocks.now(server)
             kept = self._ledger.get(writer, {})
-            account = minutes.read(minutes.merged(kept, mine.get(writer, {})))
+            for seen in (self._on_its_way, mine):
+                kept = minutes.merged(kept, seen.get(writer, {}))
+            account = minutes.read(kept)
             self._figures[server] = Usage(
                 used=minutes.used(account, reset.begin(now), now),
                 ends=reset.end(now),
@@ -254,6 +257,7 @@ class Metering:
     async def _write(self) -> None:
         spans = self._evidence.take()
         waiting = list(spans.items())
+        self._on_its_way = sums_of(spans)
         at_once = len(waiting) if self._metered else _AT_ONCE
         try:
             while waiting:
@@ -262,6 +266,7 @@ class Metering:
                 self._learn(sums)
                 del waiting[:at_once]
         finally:
+            self._on_its_way = {}
             self._evidence.put_back(dict(waiting))
             self._tell_of_loss()
 
@@ -313,8 +318,9 @@ class Metering:
         Raises:
             StoreError: the store does not answer.
         """
-        ledger = await self._driver.ledger()
-        self._ledger = {writer: dict(sums) for writer, sums in ledger.items()}
+        async with self._flushing:  # what is counted meanwhile may not be in what the store says
+            ledger = await self._driver.ledger()
+            self._ledger = {writer: dict(sums) for writer, sums in ledger.items()}
         if self._driver.probing and self._clocks.monotonic() >= self._folds_from:
             for server in self._driver.servers:
                 await self._fold(server)
