@@ -77,6 +77,7 @@ from .neighbours import seen_in, signed_sight
 from .own_faults import OwnFaults
 from .probing import Probing
 from .reports import Reports
+from .shared import Shared
 from .tasks import Tasks
 from .verifying import Verifying
 from .writing import REMEMBERED, Writing
@@ -198,8 +199,7 @@ class Driver:
         self._marks: Mapping[str, Mark] = {}
         self._news = asyncio.Event()  # something that other processes want to hear at once
         # The reading of the document that is under way, and the one that begins after it.
-        self._loading: asyncio.Task[Document] | None = None
-        self._next_loading: asyncio.Task[Document] | None = None
+        self._loading: Final = Shared(self._load)
 
     # -- life --
 
@@ -227,10 +227,7 @@ class Driver:
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.end()
-        for reading in (self._next_loading, self._loading):
-            if reading is not None:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+        await self._loading.end()
         self._asking.end()
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(2):
@@ -399,16 +396,7 @@ class Driver:
 
         It begins after the call: one that is under way may have read what is outdated now.
         """
-        if self._next_loading is None:
-            self._next_loading = asyncio.ensure_future(self._load_after(self._loading))
-            self._next_loading.add_done_callback(_seen)
-        return await asyncio.shield(self._next_loading)
-
-    async def _load_after(self, under_way: asyncio.Task[Document] | None) -> Document:
-        if under_way is not None:
-            await asyncio.wait([under_way])
-        self._loading, self._next_loading = self._next_loading, None
-        return await self._load()
+        return await self._loading.run()
 
     def listen(self, listener: Callable[[Announce], None]) -> Callable[[], None]:
         """Call ``listener`` with each newer document; returns what undoes it."""
@@ -881,9 +869,3 @@ def _limits(servers: Sequence[Server]) -> dict[str, Limits]:
         )
         for server in servers
     }
-
-
-def _seen(reading: asyncio.Task[Document]) -> None:
-    """Whoever waits for ``reading`` gets its error; it may be that nobody does."""
-    if not reading.cancelled():
-        reading.exception()
