@@ -76,6 +76,7 @@ class PlayedDriver:
         self.limits = {name: Limits(reset=MONTHLY) for name in NAMES}
         self.machine = self
         self.direct: Callable[[], Mapping[str, int]] = dict
+        self.coming: Callable[[], Mapping[str, int]] = dict
         self.store_listeners: list[Callable[[bool], None]] = []
         self._day = day
         self._people = process.people
@@ -104,6 +105,9 @@ class PlayedDriver:
 
     @property
     def rows(self) -> Sequence[ProcessRow]:
+        return self._day.rows()
+
+    async def exchange(self) -> Sequence[ProcessRow]:
         return self._day.rows()
 
 

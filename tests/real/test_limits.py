@@ -6,19 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 from livekit import api, rtc
+from websockets.exceptions import InvalidStatus
 
 from livekit_pool.local import LocalServer
 from tests.real.call import Participant, make_token
 from tests.real.injector import Injector, joins, method
 from tests.real.meeting import meeting
 from tests.real.pool_process import PoolProcess
-from tests.real.roster import only_on
+from tests.real.roster import only_on, roster
+from tests.real.signal_client import SignalClient, SignalClients
 from tests.real.until import until
+from tests.stores.redis_server import RedisServer
 
 ROOM = "standup"
 
@@ -310,3 +314,56 @@ async def probed(pool: PoolProcess) -> None:
         return len(times) > 3
 
     await until(thrice, seconds=10, what="three probes passed")
+
+
+# ---- a maximum that the operator sets ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "store", ["sqlite", pytest.param("redis", marks=pytest.mark.needs("redis"))]
+)
+async def test_of_a_crowd_before_several_workers_no_more_get_in_than_may(
+    tmp_path: Path, livekit_servers: list[LocalServer], store: str
+) -> None:
+    """No worker waits for the others' next heartbeat to know how many they have let in."""
+    red, most, came = livekit_servers[0], 6, 18
+    settings = {"LIVEKIT_SERVERS_0_MAX_PARTICIPANTS": str(most)}
+    async with AsyncExitStack() as stack:
+        if store == "redis":
+            redis = RedisServer(tmp_path / "redis")
+            stack.callback(redis.kill)
+            settings["LIVEKIT_POOL_STORE"] = redis.url
+        pool = PoolProcess(tmp_path, [red], workers=3, settings=settings)
+        await stack.enter_async_context(pool)
+        await all_up(pool)
+        clients = await stack.enter_async_context(SignalClients())
+        for crowd in range(3):
+            outside = [
+                clients(pool.url, pool.token(f"room{number % 5}", f"p{crowd}-{number}"))
+                for number in range(came)
+            ]
+            inside: list[SignalClient] = []
+            while len(inside) < most:  # those who hear 503 try again, as SDKs do
+                answers = await asyncio.gather(
+                    *(who.join() for who in outside), return_exceptions=True
+                )
+                refused = [isinstance(answer, InvalidStatus) for answer in answers]
+                assert not any(
+                    isinstance(answer, BaseException) and not no
+                    for answer, no in zip(answers, refused, strict=True)
+                ), answers
+                inside += [who for who, no in zip(outside, refused, strict=True) if not no]
+                outside = [who for who, no in zip(outside, refused, strict=True) if no]
+                print(f"{store}: {len(inside)} of {most} let in, {len(outside)} not")
+                assert len(inside) <= most
+            assert sum(map(len, (await roster(red)).values())) == most
+            for who in inside:
+                await who.say_goodbye()
+                await who.ends()
+            await until(partial(is_empty, pool), seconds=10, what="all have left")
+
+
+async def is_empty(pool: PoolProcess) -> bool:
+    """Whether the pool counts nobody."""
+    (server,) = (await pool.status())["servers"]
+    return int(server["participants"]) == 0

@@ -13,7 +13,7 @@ import logging
 import math
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Self
 
@@ -126,6 +126,7 @@ class Driver:
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
         reports: what clients report.
+        coming: server name -> joins under way that the others must count already; likewise.
         direct: server name -> participants past the pool that this process knows of; likewise.
         stale: True while what is remembered may be old, because the loop stalled.
     """
@@ -150,6 +151,7 @@ class Driver:
         self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
+        self.coming: Callable[[], Mapping[str, int]] = dict
         self.direct: Callable[[], Mapping[str, int]] = dict
         self.machine: Final = PoolMachine(
             tuple(self.servers), settings, self.process, _limits(servers)
@@ -200,6 +202,7 @@ class Driver:
         self._news = asyncio.Event()  # something that other processes want to hear at once
         # The reading of the document that is under way, and the one that begins after it.
         self._loading: Final = Shared(self._load)
+        self._exchanging: Final = Shared(self._exchange)
 
     # -- life --
 
@@ -228,6 +231,7 @@ class Driver:
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.end()
         await self._loading.end()
+        await self._exchanging.end()
         self._asking.end()
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(2):
@@ -800,7 +804,7 @@ class Driver:
             names=tuple(self.servers),
             fingerprint=self.fingerprint,
             health=health,
-            sessions=dict(self.sessions()),
+            sessions=dict(Counter(self.sessions()) + Counter(self.coming())),
             probing=self.probing,
             revision=document.revision if document else 0,
             direct=dict(self.direct()),
@@ -837,6 +841,28 @@ class Driver:
             return
         await self._beat()
         await self._read_rows()
+
+    async def exchange(self) -> Sequence[ProcessRow]:
+        """
+        Tell the other processes what is so now, and read what they say after that.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return await self._exchanging.run()
+
+    async def _exchange(self) -> Sequence[ProcessRow]:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._beat()
+                await self._read_rows()
+        except TimeoutError as error:
+            self.store_failed(error)
+            raise StoreUnavailable("the store did not answer in time") from None
+        except StoreError as error:
+            self.store_failed(error)
+            raise
+        return self.rows
 
     async def _beat(self) -> None:
         await self.store.beat(self.row())

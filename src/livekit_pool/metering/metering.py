@@ -24,6 +24,7 @@ from ..upstream.probe import Prober
 from .clocks import ServerClocks
 from .evidence import Evidence, sums_of
 from .looking import Looking
+from .seats import Seats
 
 __all__ = ["Metering"]
 
@@ -59,7 +60,12 @@ _NOT_COUNTED: Final = frozenset({"EGRESS"})
 
 
 class Metering:
-    """The minutes of one process's pool."""
+    """
+    The minutes and the participants of one process's pool.
+
+    Attributes:
+        seats: on servers that take a limited number.
+    """
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Metering:
         self._evidence = Evidence(self._clocks)
         self._looking = Looking(driver, prober, self, occupied, self._clocks)
         self._sessions: Counter[str] = Counter()
+        self.seats: Final = Seats(driver, self.participants)
         self._ledger: dict[str, dict[str, int]] = {}
         self._on_its_way: Ledger = {}  # to the store, which has not answered yet
         self._figures: dict[str, Usage] = {}
@@ -165,7 +172,8 @@ class Metering:
         """How many participants are on ``server`` now: through all living processes, and direct."""
         rows = self._driver.rows if rows is None else rows
         others = [row for row in rows if row.process != self._driver.process]
-        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in others)
+        mine = self._sessions[server] + self.seats.taken[server]
+        through = mine + sum(row.sessions.get(server, 0) for row in others)
         direct = [row.direct.get(server, 0) for row in others]
         return through + max([*direct, self._looking.direct(server)])
 

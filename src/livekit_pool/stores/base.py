@@ -129,7 +129,8 @@ class ProcessRow:
         names: its servers, in its order. fingerprint: hash of its whole list, secrets excluded.
         health: server name -> {"health", "at", "outcome", "detail", ..., "signed"} as it sees them
             (JSON); ``signed`` is {"outcome", "began", "detail"} of its newest signed probe.
-        sessions: server name -> number of participants connected through this process.
+        sessions: server name -> number of participants connected through this process, or about to
+            be where the server takes a limited number.
         probing: whether it is the one that probes on its machine.
         revision: of the document that it follows; 0 before it has one.
         direct: server name -> number of participants that came past the pool, if it looks for them.

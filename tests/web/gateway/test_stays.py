@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from livekit.protocol import models, rtc
 
 from livekit_pool import tokens
-from livekit_pool.metering import metering
+from livekit_pool.metering import metering, seats
 from livekit_pool.stores.base import ProcessRow
 from livekit_pool.web.gateway import gateway
 from livekit_pool.web.gateway.frames import encode
@@ -169,28 +170,77 @@ async def test_a_join_to_a_full_server_is_told_when_to_try_again() -> None:
         (await setting.session()).close()
 
 
-async def test_of_joins_that_come_together_no_more_are_let_in_than_may() -> None:
+@pytest.mark.parametrize("costs", [False, True], ids=["asks the others", "goes by what it knows"])
+async def test_of_joins_that_come_together_no_more_are_let_in_than_may(
+    monkeypatch: pytest.MonkeyPatch, costs: bool
+) -> None:
     go = asyncio.Event()
-    gone: list[bytes] = []
 
     async def waits(line: Line) -> None:
         await go.wait()
         await line.joins()
-        gone.append(await line.reader.read(64))
 
+    if costs:
+        monkeypatch.setattr(seats, "HEARTBEAT", 0.0)
     async with a_pool(waits, most={"red": 3, "green": 3}) as setting:
         connections = [await setting.asks() for _ in range(8)]
-        await until(lambda: len(setting.red.lines) == 8)
+        await until(lambda: len(setting.red.lines) == 3)
+        refused = [asyncio.ensure_future(each.rest()) for each in connections]
+        await until(lambda: sum(each.done() for each in refused) == 5)
         go.set()
-        heads = [await each.until(b"\r\n\r\n") for each in connections]
-        statuses = sorted(head.split()[1] for head in heads)
-        assert statuses == [b"101"] * 3 + [b"503"] * 5
+        await until(lambda: setting.pool.rooms.sessions() == {"red": 3})
         assert setting.pool.metering.participants("red") == 3
-        # The server is told that those who were turned away are gone.
-        await until(lambda: len(gone) == 5)
-        assert all(gone)
+        assert not any(setting.pool.metering.seats.coming().values())
+        assert len(setting.red.lines) == 3, "the others were not even asked for"
         for each in connections:
             each.close()
+        heads = await asyncio.gather(*refused)
+        statuses = sorted(head.split()[1] for head in heads)
+        assert statuses == [b"101"] * 3 + [b"503"] * 5
+
+
+async def test_a_seat_is_free_again_when_nobody_took_it() -> None:
+    async def never(line: Line) -> None:
+        await asyncio.Event().wait()
+
+    async with a_pool(never, most={"red": 1, "green": 1}) as setting:
+        connection = await setting.asks()
+        await until(lambda: setting.pool.metering.seats.taken["red"] == 1)
+        assert setting.pool.driver.row().sessions == {"red": 1}, "the others count it"
+        connection.close()
+        await until(lambda: setting.pool.metering.seats.taken["red"] == 0)
+        assert setting.pool.driver.row().sessions == {}
+
+
+async def test_a_seat_that_is_given_to_who_has_just_gone_is_free_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_pool(lambda line: line.joins(), most={"red": 1, "green": 1}) as setting:
+        mine = setting.pool.metering.seats
+        coming = asyncio.ensure_future(mine.take("red"))
+        give = mine._give
+
+        def give_and_go(*seat: Any) -> None:
+            give(*seat)
+            assert mine.taken["red"] == 1
+            coming.cancel()  # it has not heard of it yet
+
+        monkeypatch.setattr(mine, "_give", give_and_go)
+        with pytest.raises(asyncio.CancelledError):
+            await coming
+        assert mine.taken["red"] == 0
+
+
+async def test_of_several_processes_only_so_many_take_the_last_seats() -> None:
+    async with a_pool(lambda line: line.joins(), most={"red": 4}) as setting:
+        await others_have(setting, red=2)
+        driver, mine = setting.pool.driver, setting.pool.metering.seats
+        taken = await asyncio.gather(*(mine.take("red") for _ in range(5)))
+        assert sum(taken) == 2
+        assert (await driver.store.rows())[-1].sessions.get("red", 0) >= 2
+        mine.leave("red")
+        await others_have(setting, red=3)
+        assert not await mine.take("red"), "what the others said since is heard"
 
 
 async def test_everybody_moves_to_a_server_that_has_room_and_the_join_goes_there() -> None:

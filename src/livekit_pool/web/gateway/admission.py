@@ -114,15 +114,27 @@ class Admission(HeldInquiry):
         return True
 
     def _may_ask(self, placement: Placement) -> bool:
-        return self._gateway.pool.joinable(placement.server) and not self._is_over(placement)
+        pool, server = self._gateway.pool, placement.server
+        return pool.joinable(server) and not pool.metering.seats.limited(server)
+
+    async def _attempt(
+        self, room: Room, placement: Placement, asked: Upstream | None = None
+    ) -> bool:
+        seats, server = self._gateway.pool.metering.seats, placement.server
+        if self._request.query.resume or asked is not None or not seats.limited(server):
+            return await super()._attempt(room, placement, asked)
+        if self._is_over(placement) or not await seats.take(server):
+            return await self._turn_away(placement)
+        try:
+            return await self._try(room, placement, None)
+        finally:
+            seats.leave(server)
 
     def _let_in_now(self, placement: Placement, upstream: Upstream) -> bool:
         """Let the client in, if there is a good answer and the placement holds."""
         answer, room = upstream.answer, self._entered
         if answer is None or answer.status != self.GOOD or room is None:
             return False
-        if self._is_over(placement):
-            return False  # it was filled meanwhile
         if not self._gateway.pool.rooms.confirm_now(room, placement, SETTLING):
             return False
         self._let_in(room, placement, upstream, answer)
@@ -176,8 +188,6 @@ class Admission(HeldInquiry):
         try:
             if not await self._gateway.pool.rooms.confirm(room, placement, SETTLING):
                 return False
-            if self._is_over(placement):
-                return False  # it was filled meanwhile
             # No await from here on: the placement holds until the first byte is out.
             opened = True
         finally:

@@ -231,18 +231,21 @@ class Inquiry:
     async def _attempt(
         self, room: Room, placement: Placement, asked: Upstream | None = None
     ) -> bool:
-        """Try ``placement``, which may be ``asked``; whether the client has been answered."""
+        """
+        Try ``placement``, which may be ``asked``, if there is room; whether the client has been
+        answered.
+        """
         if asked is None and self._is_over(placement):
             return await self._turn_away(placement)
+        return await self._try(room, placement, asked)
+
+    async def _try(self, room: Room, placement: Placement, asked: Upstream | None) -> bool:
         upstream, answer = await self._ask(placement, asked)
         if upstream is None:
             return False
         if answer.status != self.GOOD:
             upstream.abort()
             return await self._refused(placement, upstream, answer)
-        if self._is_over(placement):
-            self._let_go(upstream)
-            return await self._turn_away(placement)
         return await self._accepted(room, placement, upstream, answer)
 
     def _is_over(self, placement: Placement) -> bool:
@@ -251,8 +254,10 @@ class Inquiry:
 
     async def _turn_away(self, placement: Placement) -> bool:
         """Its server is full: wait for a rotation, which may follow; else tell the client."""
-        self._gateway.pool.metering.count_again()
+        metering = self._gateway.pool.metering
+        metering.count_again()
         await self._changed(_FULL)
+        await metering.seats.hear()  # somebody may have left whom another process had let in
         if not await self._still_right(placement) or not self._is_over(placement):
             return False
         self._unavailable("the LiveKit server has as many participants as it may, try again")
