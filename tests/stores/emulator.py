@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import json
+import secrets
 import signal
 import subprocess
 import time
@@ -23,7 +25,8 @@ _SECONDS = 60.0
 
 class Emulator:
     """
-    One emulator. It keeps everything in memory: when it is killed it has lost it all.
+    One emulator. It keeps everything in memory: when it is killed it has lost all but what was
+    exported, if it is started with that.
 
     Attributes:
         port: where it listens, on 127.0.0.1.
@@ -63,16 +66,17 @@ class Emulator:
         """Its host and port, as ``FIRESTORE_EMULATOR_HOST`` has them."""
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start it, empty, and wait until it answers; idempotent."""
+    def start(self, export: Path | None = None) -> None:
+        """Start it, empty or with an ``export``, and wait until it answers; idempotent."""
         if self._process is not None:
             return
+        seed = [f"--seed_from_export={export}"] if export else []
         found = find_firestore()
         assert found is not None
         java, jar = found
         command = [str(java), *_SMALL, "-cp", str(jar), _MAIN, "start"]
         self._process = subprocess.Popen(
-            [*command, "--host=127.0.0.1", f"--port={self.port}", *self._rules],
+            [*command, "--host=127.0.0.1", f"--port={self.port}", *self._rules, *seed],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -82,6 +86,24 @@ class Emulator:
             assert self._process.poll() is None, "the Firestore emulator ended at once"
             assert time.monotonic() < deadline, "the Firestore emulator does not answer"
             time.sleep(0.05)
+
+    def export(self, project: str, directory: Path) -> Path:
+        """Write what ``project`` has in its database to files; the one to start with."""
+        directory.mkdir(exist_ok=True)
+        name = f"export-{secrets.token_hex(4)}"
+        wanted = {
+            "database": f"projects/{project}/databases/(default)",
+            "export_directory": str(directory),
+            "export_name": name,
+        }
+        request = urllib.request.Request(
+            f"http://{self.address}/emulator/v1/projects/{project}:export",
+            data=json.dumps(wanted).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+        return directory / name / f"{name}.overall_export_metadata"
 
     def kill(self) -> None:
         """End it at once, also if it is frozen; idempotent."""

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from livekit_pool.local import reserve_port
 from tests.conftest import find_tool
 
 _SECONDS = 20.0
@@ -135,8 +136,7 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on, out of the range of outgoing connections."""
+    port, held = reserve_port()
+    held.close()
+    return port

@@ -28,7 +28,7 @@ class ServiceBackend(Protocol):
     One kind of service with nothing in it, which runs by its own time.
 
     Attributes:
-        port: where it listens, on 127.0.0.1, also after it was started again.
+        port: where it listens, on 127.0.0.1, once it was started; also after it was so again.
         keeps_placements: as its stores say.
         keeps_data: whether it has its data again after it was killed.
         writes: what is in the bytes of the first write on a connection; empty if none reads before.
@@ -116,17 +116,27 @@ class RedisService:
 
 
 class FirestoreService:
-    """``firestore://``, as an emulator that keeps nothing, and has what others left in it."""
+    """
+    ``firestore://``, as an emulator that has what others left in it.
+
+    It keeps nothing by itself. So it stands behind a door, which is shut before its death: nobody
+    is told then of what is written after the export that it is started with again.
+    """
 
     keeps_placements = False
-    keeps_data = False
+    keeps_data = True
     writes = b"Firestore/Commit"
 
     def __init__(self, directory: Path) -> None:
         self._emulator = Emulator.borrowed()
-        self.port = self._emulator.port
-        self._url = f"firestore://pool-{secrets.token_hex(8)}/system/livekitPool"
+        self._door = TcpProxy(self._emulator.port)
+        self._project = f"pool-{secrets.token_hex(8)}"
+        self._url = f"firestore://{self._project}/system/livekitPool"
+        self._exports = directory / "exports"
+        self._export: Path | None = None
+        self._open = False
         self._workers: list[ProcessWorker] = []
+        self.port = 0
 
     def open(self, through: TcpProxy | None = None) -> Store:
         return FirestoreStore(self._url, emulator=self._address(through))
@@ -141,13 +151,21 @@ class FirestoreService:
         return worker
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._emulator.start)
+        await asyncio.to_thread(self._emulator.start, self._export)
+        await self._door.accept()
+        self.port = self._door.port
+        self._open = True
 
     async def kill(self) -> None:
+        if not self._open:
+            return
+        await self._shut()
+        self.thaw()
+        self._export = await asyncio.to_thread(self._emulator.export, self._project, self._exports)
         await asyncio.to_thread(self._emulator.kill)
 
     async def forget(self) -> None:
-        pass
+        self._export = None
 
     def freeze(self) -> None:
         self._emulator.freeze()
@@ -158,7 +176,15 @@ class FirestoreService:
     async def aclose(self) -> None:
         for worker in self._workers:
             await worker.kill()
+        if self._open:
+            await self._shut()
+        if self._export is not None:
+            await asyncio.to_thread(self._emulator.kill)  # what it was given, all projects have
         self._emulator.bring_back()
+
+    async def _shut(self) -> None:
+        self._open = False
+        await self._door.refuse()
 
     def _address(self, through: TcpProxy | None) -> str:
         return f"127.0.0.1:{through.port if through else self.port}"

@@ -224,7 +224,7 @@ class TestHand:
                 caplog.clear()
                 for nonsense in ({"nonsense": 1}, None, "nonsense"):
                     if field == "activeServer" and nonsense == "nonsense":
-                        continue  # a server that is in nobody's list: the one thing that says so
+                        continue  # it may be a server of others: see the next test
                     await console.edit(**{field: nonsense})
                     loaded = (await driver.store.load()).document
                     assert loaded is not None
@@ -235,6 +235,29 @@ class TestHand:
                 assert driver.document.active_server == "green", field
                 assert driver.document.active_since == before.active_since, field
             assert all(entry.from_ == entry.to for entry in (await history(driver))[:-1])
+
+    @pytest.mark.parametrize("server", ["nonsense", "blue"])
+    async def test_another_active_server(self, site: Site, server: str) -> None:
+        async with site.pool() as driver, site.pool("there") as other, site.console() as console:
+            await driver.rotate("because", actor="alice", to="green")
+            await active(other, "green")
+            held = driver.document
+
+            await console.edit(activeServer=server)
+
+            await until(
+                lambda: (
+                    driver.document.revision > held.revision and other.document == driver.document
+                ),
+                seconds=15,
+                what="it is put back",
+            )
+            assert driver.document.active_server == "green"
+            assert driver.document.active_since == held.active_since
+            async with site.pool("new") as new:
+                assert new.document == driver.document
+            (newest, *_) = await history(driver)
+            assert (newest.cause, newest.from_, newest.to) == (Cause.RESTORED, "green", "green")
 
     async def test_another_schema_version(self, site: Site) -> None:
         async with site.pool() as driver, site.console() as console:

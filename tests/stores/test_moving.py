@@ -114,20 +114,29 @@ async def test_importing_twice_writes_and_counts_nothing_twice(backend: Backend)
         assert await store.ledger() == LEDGER
 
 
-async def test_a_long_history_and_many_placements_come_whole(source: Store) -> None:
+async def test_a_long_history_and_many_placements_come_whole(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """Into each store, out of it again, and into another one."""
     placements = tuple(
         Placement(room=f"room-{number:05}", server="red", revision=2) for number in range(2500)
     )
     given = state(history=history(1203), placements=placements, document=first_document(1203))
-    await fill(source, given)
-    exported = await read_state(source)
-    assert (exported.history, exported.placements) == (given.history, placements)
     told = []
-    async with MemoryStore() as other:
-        made = Import(exported, await look(other), names=NAMES, actor="ada")
-        await made.run(other, lambda done, of: told.append((done, of)))
-        assert len(await other.placements()) == 2500
-    assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    async with backend.open() as store:
+        made = Import(given, await look(store), names=NAMES, actor="ada")
+        await made.run(store, lambda done, of: told.append((done, of)))
+        there = await read_state(store)
+        expected = kept(given, store)
+        assert there.history == (*given.history, made.note)
+        assert there.placements == expected.placements
+        assert told == [(1000, 2500), (2000, 2500), (2500, 2500)][: 3 * store.keeps_placements]
+    async with SqliteStore(f"sqlite:///{tmp_path}/other.db") as other:
+        again = state_from_json(state_to_json(there), "file")
+        brought = await bring(other, again)
+        last = await read_state(other)
+        assert last.history == (*there.history, brought.note)
+        assert last.placements == there.placements
 
 
 # -- reading while others write --
