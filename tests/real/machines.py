@@ -33,18 +33,27 @@ class Machines:
 
     Attributes:
         pools: what runs on each machine.
-        redis: what they share.
         stores: between each of them and that.
         url: where the balancer listens.
     """
 
     def __init__(
-        self, pools: Sequence[PoolProcess], redis: RedisServer, stores: Sequence[TcpProxy], url: str
+        self,
+        pools: Sequence[PoolProcess],
+        redis: RedisServer | None,
+        stores: Sequence[TcpProxy],
+        url: str,
     ) -> None:
         self.pools = pools
-        self.redis = redis
+        self._redis = redis
         self.stores = stores
         self.url = url
+
+    @property
+    def redis(self) -> RedisServer:
+        """The Redis that they share."""
+        assert self._redis is not None
+        return self._redis
 
     def token(self, room: str, identity: str) -> str:
         """A participant's token."""

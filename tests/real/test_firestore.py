@@ -5,18 +5,24 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from livekit_pool.local import LocalServer
+from tests.real.machines import SECRET, Machines
 from tests.real.meeting import meeting
 from tests.real.pool_process import PoolProcess
+from tests.real.roster import only_on
+from tests.real.test_machines import settled
+from tests.real.test_store_away import CUTS, heal, meet, people_of
 from tests.real.until import until
 from tests.stores.emulator import Emulator
 from tests.stores.original import OriginalClient
+from tests.stores.tcp_proxy import TcpProxy
 
-pytestmark = pytest.mark.needs("firestore")
+pytestmark = [pytest.mark.needs("firestore"), pytest.mark.timeout(150)]
 
 
 @pytest.fixture
@@ -82,3 +88,76 @@ async def test_a_clients_rotation_moves_a_call(pool: PoolProcess, client: Origin
         await call.runs()
         print(f"longest gap in data {call.gap(since):.2f} s")
         assert call.alice.count("disconnected") == call.bob.count("disconnected") == 0
+
+
+@pytest.fixture
+async def two(
+    tmp_path: Path, livekit_servers: list[LocalServer], project: str
+) -> AsyncIterator[Machines]:
+    """Two machines, each of which reaches the emulator by a proxy of its own."""
+    async with AsyncExitStack() as stack:
+        pools, stores = [], []
+        for number in range(2):
+            store = await stack.enter_async_context(TcpProxy(Emulator.shared().port))
+            own = tmp_path / f"machine{number}"
+            own.mkdir()
+            settings = {
+                "LIVEKIT_POOL_STORE": f"firestore://{project}/system/livekitPool",
+                "LIVEKIT_POOL_MACHINE": f"machine{number}",
+                "FIRESTORE_EMULATOR_HOST": f"127.0.0.1:{store.port}",
+            }
+            pool = PoolProcess(own, livekit_servers, workers=1, settings=settings)
+            pool.secret = SECRET
+            pools.append(await stack.enter_async_context(pool))
+            stores.append(store)
+        yield Machines(pools, None, stores, pools[0].url)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_machine_that_is_cut_off_when_a_server_dies_agrees_in_the_end(
+    two: Machines, livekit_servers: list[LocalServer], cut: str
+) -> None:
+    async with people_of(two, 0, 1) as people:
+        await meet(people)
+        await settled(people)
+        await CUTS[cut](two.stores[0])
+
+        await livekit_servers[0].kill()
+
+        await two.pools[0].logs("Store does not answer")
+        await meet(people)
+        room = {"standup": {who.identity for who in people}}
+        await only_on(livekit_servers[1:], "green", room)
+        await heal(two.stores[0])
+        await two.agree_on("green", seconds=40)
+        assert [(r["from"], r["to"], r["cause"]) for r in await two.history()] == [
+            ("red", "green", "down")
+        ]
+        await meet(people)
+        await only_on(livekit_servers[1:], "green", room)
+        for who in people:
+            assert who.count("disconnected") == 0, who.history()
+
+
+async def test_all_are_cut_off_when_a_server_dies(
+    two: Machines, livekit_servers: list[LocalServer]
+) -> None:
+    async with people_of(two, 0, 1) as people:
+        await meet(people)
+        await settled(people)
+        await CUTS["black hole"](two.stores[0])
+        await CUTS["answers lost"](two.stores[1])
+
+        await livekit_servers[0].kill()
+
+        await two.step_to("green", seconds=30)
+        await meet(people)
+        for store in two.stores:
+            await heal(store)
+        await two.agree_on("green", seconds=40)
+        assert [(r["from"], r["to"], r["cause"]) for r in await two.history()] == [
+            ("red", "green", "down")
+        ]
+        await meet(people)
+        for who in people:
+            assert who.count("disconnected") == 0, who.history()
