@@ -6,24 +6,26 @@ one SQLite file here, with servers that do what the test says; the same with rea
 is in `tests/real`.
 
 Two do not concern what a pool does. 1: the module that everybody thought was at work was imported
-nowhere, and its copy was; here each change of the document is made in one place, and each process
-asks that (`core/document.py`). 20: the users were told to open free accounts under several names;
-that is a matter of what the documents say, and so it is looked for there.
+nowhere, and its copy was; so it is looked for modules that nobody imports. 20: the users were told
+to open free accounts under several names; that is a matter of what the documents say, and so it is
+looked for there.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+import livekit_pool
 from livekit_pool import tokens
 from livekit_pool.config import load
 from livekit_pool.core.document import Cause, Rotation
@@ -188,6 +190,40 @@ async def rotations(driver: Driver) -> list[tuple[str, str, Cause]]:
     """From, to and cause of all rotations, oldest first."""
     history = await driver.store.history(500)
     return [(each.from_, each.to, each.cause) for each in reversed(history)]
+
+
+def test_defect_01_every_module_is_at_work() -> None:
+    """What the commands and the package import, and what that imports, is all that there is."""
+    root = Path(livekit_pool.__file__).parent
+    modules = {
+        ".".join(("livekit_pool", *path.relative_to(root).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in root.rglob("*.py")
+    }
+    reached, found = set[str](), ["livekit_pool", "livekit_pool.cli"]
+    while found:
+        name = found.pop()
+        if name not in modules or name in reached:
+            continue
+        reached.add(name)
+        found += [name.rpartition(".")[0], *imported_by(name, modules[name])]
+    assert modules.keys() - reached == set()
+
+
+def imported_by(name: str, path: Path) -> Iterator[str]:
+    """The names that a module imports, of modules and of what is in them."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - max(0, node.level - 1)]
+            origin = ".".join([*base, node.module or ""]).strip(".") if node.level else node.module
+            yield str(origin)
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("livekit_pool."):
+            yield str(node.value).partition(":")[0]  # by its name, when it is first needed
 
 
 async def test_defect_02_a_documented_rotation_by_hand_rotates(

@@ -41,7 +41,9 @@ __all__ = [
     "WEBHOOK_RECEIVER_AWAY",
     "WEBHOOK_RECEIVER_BACK",
     "WEBHOOK_REFUSED",
+    "WEBHOOK_REPLAYED",
     "WEBHOOK_UNDECIDED",
+    "WEBHOOK_UNKNOWN",
     "configure",
     "event",
 ]
@@ -71,6 +73,8 @@ RESUMED: Final = "Automatic rotation resumed"
 TASK_FAILED: Final = "Task failed"
 UPSTREAM_REFUSED: Final = "LiveKit server refused a call"
 WEBHOOK_REFUSED: Final = "Webhook refused"
+WEBHOOK_REPLAYED: Final = "Webhook came again"
+WEBHOOK_UNKNOWN: Final = "Webhook of a kind that this version does not know"
 WEBHOOK_UNDECIDED: Final = "Webhook of one of several servers with one key"
 WEBHOOK_LOST: Final = "Webhook not passed on"
 WEBHOOK_RECEIVER_AWAY: Final = "Webhook receiver does not answer"

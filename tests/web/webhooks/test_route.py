@@ -180,7 +180,7 @@ async def test_several_servers_with_one_key(passing: tuple[Taking, Receiver]) ->
 
 
 async def test_an_event_of_tomorrow_is_passed_on_and_not_counted(
-    passing: tuple[Taking, Receiver],
+    passing: tuple[Taking, Receiver], log: pytest.LogCaptureFixture
 ) -> None:
     taking, receiver = passing
     body = body_of(event("agent_job_started", job={"id": "AJ_1", "n": "9223372036854775807"}))
@@ -188,6 +188,7 @@ async def test_an_event_of_tomorrow_is_passed_on_and_not_counted(
     await receiver.has(1)
     assert receiver.taken[0]["job"] == {"id": "AJ_1", "n": "9223372036854775807"}
     assert taking.desk.outcomes == {Outcome.UNKNOWN_KIND: 1}
+    assert observe.WEBHOOK_UNKNOWN in log.messages
     assert witnessed(taking) == []
 
 
@@ -213,7 +214,7 @@ async def test_no_receiver_keeps_a_server_waiting(passing: tuple[Taking, Receive
 
 
 async def test_the_same_event_again_is_answered_and_nothing_more(
-    passing: tuple[Taking, Receiver],
+    passing: tuple[Taking, Receiver], log: pytest.LogCaptureFixture
 ) -> None:
     taking, receiver = passing
     token = signature(BODY)
@@ -224,6 +225,7 @@ async def test_the_same_event_again_is_answered_and_nothing_more(
     await receiver.has(2)
     assert receiver.ids == ["EV_left", "EV_other"]
     assert taking.desk.outcomes == {Outcome.COUNTED: 2, Outcome.REPLAYED: 2}
+    assert log.messages.count(observe.WEBHOOK_REPLAYED) == 1, "one line for all of them"
 
 
 async def test_the_id_of_another_servers_event_is_another_one(

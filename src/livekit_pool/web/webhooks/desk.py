@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -157,10 +158,12 @@ class Desk:
             await self._process(signed, event)
 
     def count(self, outcome: Outcome) -> None:
-        """Count a request, and log it if it was refused."""
+        """Count a request, and log it if it is not what it should be; nothing that it holds."""
         self.outcomes[outcome] += 1
         if outcome not in _ACCEPTED:
             self.rarely.event(observe.WEBHOOK_REFUSED, why=str(outcome))
+        elif outcome in _ODD:
+            self.rarely.event(_ODD[outcome], logging.INFO)
 
     async def _process(
         self, signed: Signed, event: Event, done: Callable[[], None] = lambda: None
@@ -251,6 +254,11 @@ class Desk:
                 observe.failure(observe.TASK_FAILED, error, task="webhook")
                 done()
 
+
+_ODD: Final = {
+    Outcome.REPLAYED: observe.WEBHOOK_REPLAYED,
+    Outcome.UNKNOWN_KIND: observe.WEBHOOK_UNKNOWN,
+}
 
 _ACCEPTED: Final = frozenset(
     {Outcome.COUNTED, Outcome.REPLAYED, Outcome.UNKNOWN_KIND, Outcome.UNDECIDED}
