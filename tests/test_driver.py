@@ -17,7 +17,7 @@ from livekit_pool.core.document import Cause, Document, Rotation, new_document, 
 from livekit_pool.core.events import FaultSource, ProbeOutcome
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import Role
-from livekit_pool.driver import Driver, loop, tasks
+from livekit_pool.driver import Driver, following, loop, tasks
 from livekit_pool.driver.clock import Jumps
 from livekit_pool.exceptions import PoolError, StoreCorrupt
 from livekit_pool.servers import Server
@@ -120,7 +120,7 @@ class Store(MemoryStore):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "AGAIN", 0.01)
-    monkeypatch.setattr(loop, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(following, "HEARTBEAT", 0.02)
 
 
 @contextlib.asynccontextmanager
@@ -196,7 +196,7 @@ async def test_who_begins_waits_for_those_that_run_to_mend_a_slip_of_the_hand() 
 
 
 async def test_who_begins_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MENDING", 0.0)
+    monkeypatch.setattr(following, "MENDING", 0.0)
     async with Store() as store:
         await slipped(store)
         async with Driver(

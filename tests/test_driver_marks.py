@@ -122,7 +122,7 @@ def _revisions(driver: Driver) -> set[int]:
 
 
 async def _read(driver: Driver) -> None:
-    driver.rows = await driver.store.rows()
+    await driver.exchange()
 
 
 async def test_many_who_drain_the_active_server_cause_one_rotation(

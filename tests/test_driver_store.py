@@ -13,7 +13,7 @@ from livekit_pool import observe
 from livekit_pool.core import minutes
 from livekit_pool.core.document import Cause, Document, Rotation, rotated
 from livekit_pool.core.health import Settings
-from livekit_pool.driver import Driver, loop, writing
+from livekit_pool.driver import Driver, following, writing
 from livekit_pool.exceptions import NoAnswer, StoreCorrupt, StoreUnavailable
 from livekit_pool.resets import MONTHLY
 from livekit_pool.servers import Server
@@ -99,7 +99,7 @@ class Store(test_driver.Store):
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(following, "HEARTBEAT", 0.02)
     monkeypatch.setattr(writing, "COPY", 0.02)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from livekit_pool.core.document import Document
 from livekit_pool.exceptions import NoAnswer, StoreUnavailable
+from livekit_pool.rooms.live import MENDS
 from livekit_pool.stores.base import Loaded, Placement, Settling, Stale
 from livekit_pool.stores.memory import MemoryStore
 from tests.rooms_setting import FakeSession, Process, Setting, scene
@@ -668,7 +669,7 @@ async def test_a_room_on_two_servers_is_made_whole_without_the_store(pool: Setti
     await asyncio.sleep(25)
     assert session.moves == []  # it may be on its way to where everybody else is
     pool.a.driver.having["green"] = {"standup"}
-    await asyncio.sleep(6)
+    await asyncio.sleep(1.5 * MENDS + 1)  # the longest pause, and some more
     assert session.moves == [at("red")]
 
 

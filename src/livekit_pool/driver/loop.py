@@ -29,19 +29,15 @@ from ..core.actions import (
     Step,
     Swap,
 )
-from ..core.agreement import Finding, compare
-from ..core.document import Cause, Document, Mark, Rotation, new_document, restored
+from ..core.document import Cause, Document, Mark, Rotation
 from ..core.events import (
     Change,
-    ClockSet,
     Event,
     FaultSeen,
     FaultSource,
     JoinAnswered,
-    Loaded,
     MarkAsked,
     RotateAsked,
-    StoreSeen,
     SwapFailed,
     Tick,
 )
@@ -52,17 +48,12 @@ from ..core.machine import PoolMachine
 from ..exceptions import (
     NoAnswer,
     PoolError,
-    StoreCorrupt,
     StoreError,
-    StoreOutcomeUnknown,
-    StoreUnavailable,
 )
 from ..servers import Server, fingerprint
 from ..stores.base import (
     HEARTBEAT,
-    Changed,
     Ledger,
-    Moved,
     Placement,
     ProcessRow,
     Store,
@@ -71,16 +62,15 @@ from ..upstream import stalls
 from ..upstream.names import Names
 from ..upstream.probe import Prober, ProbeResult
 from .asking import Asking
-from .clock import Jumps, StoreClock
+from .clock import Jumps
+from .following import PATIENCE, Following
 from .listeners import Listeners
-from .neighbours import seen_in, signed_sight
+from .neighbours import signed_sight
 from .own_faults import OwnFaults
 from .probing import Probing
 from .reports import Reports
-from .shared import Shared
 from .tasks import Tasks
 from .verifying import Verifying
-from .writing import REMEMBERED, Writing
 
 __all__ = ["Driver"]
 
@@ -90,20 +80,8 @@ STALL: Final = 2.0
 TICK: Final = 0.25
 """Seconds between ticks of the machine."""
 
-NEWBORN_WAIT: Final = 3.0
-"""Seconds to wait, after finding no document where one may be lost, before making one."""
-
 LONGEST_WAIT: Final = 5.0
 """Seconds for which a join waits for a server, and a little more."""
-
-MENDING: Final = 15.0
-"""Seconds that running processes have to mend what somebody wrote over the document."""
-
-LONGEST_LOOK: Final = 60.0
-"""Longest pause in seconds between two looks at what could not be read."""
-
-PATIENCE: Final = 8.0
-"""Seconds after which a call of the store is given up, whatever the store says of itself."""
 
 
 _MARKED: Final = {
@@ -121,7 +99,6 @@ class Driver:
     Attributes:
         process: this process's identity in the store, unique for its life.
         servers: the servers by name, in the list's order.
-        rows: the living processes' rows, as they were read last.
         host: name of this machine. fingerprint: of this process's list of servers.
         sessions, rooms: server name -> participants, rooms of this process; to be set by whoever
             has them.
@@ -148,7 +125,6 @@ class Driver:
         self.servers: Final[Mapping[str, Server]] = {server.name: server for server in servers}
         self.stale = False
         self.store: Final = store
-        self.rows: Sequence[ProcessRow] = ()
         self.sessions: Callable[[], Mapping[str, int]] = dict
         self.rooms: Callable[[], Mapping[str, int]] = dict
         self.coming: Callable[[], Mapping[str, int]] = dict
@@ -157,6 +133,15 @@ class Driver:
             tuple(self.servers), settings, self.process, _limits(servers)
         )
         self._tasks = Tasks()
+        self._started = time.time()
+        self._following = Following(
+            store,
+            self.machine,
+            self,
+            self._tasks,
+            process=self.process,
+            started=self._started,
+        )
         self._prober = prober
         self._probing = Probing(
             self.servers,
@@ -168,7 +153,7 @@ class Driver:
             health=self.machine.health,
             may_lead=may_probe,
             # By rows that come seldom, or not at all, nobody hears of a dead server in time.
-            deaf=lambda: not self._store_ok or self.store.heartbeat > HEARTBEAT,
+            deaf=lambda: not self._following.ok or self.store.heartbeat > HEARTBEAT,
             joins=self.machine.refuses_joins,
         )
         self.reports: Final = Reports(
@@ -179,30 +164,17 @@ class Driver:
         self._rise = settings.rise
         self._announced = Listeners[Announce]()
         self._health_changed = Listeners[str]()
-        self._store_changed = Listeners[bool]()
-        self._moved = Listeners[Placement | None]()
-        self._beat_due = 0.0  # when the row must be written again, by the monotonic clock
         self._join_faults: set[str] = set()  # servers with faults that a good join forgives
         self._inbox: deque[Event] = deque()
         self._draining = False
         self._asking = Asking(self.process, self.feed)
-        self._started = time.time()
-        self._clock = StoreClock()
         self._jumps = Jumps()
         self._own_faults = OwnFaults(lambda: Names.shared().failing)
         self._next_tick = math.inf
         self._stood_until = -math.inf  # when this loop stood still last, for longer than others
-        self._writing = Writing(store, self._clock.now)
         self._last_tick = time.monotonic()
-        self._store_ok = True
-        self._store_detail = ""
-        self._return: asyncio.Task[None] | None = None
         self._known_health: dict[str, Health] = {}
         self._marks: Mapping[str, Mark] = {}
-        self._news = asyncio.Event()  # something that other processes want to hear at once
-        # The reading of the document that is under way, and the one that begins after it.
-        self._loading: Final = Shared(self._load)
-        self._exchanging: Final = Shared(self._exchange)
 
     # -- life --
 
@@ -216,105 +188,18 @@ class Driver:
         Raises:
             StoreCorrupt: what the store holds is not a pool's document.
         """
-        self._entered = self._last_tick = time.monotonic()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._begin()
-        except (StoreUnavailable, StoreOutcomeUnknown, TimeoutError) as error:
-            self.store_failed(error)
-        for work in (self._ticks, self._watch, self._beats, self._clean):
+        self._last_tick = time.monotonic()
+        await self._following.enter()
+        self._following.start()
+        for work in (self._ticks, self._clean):
             self.keep(work)
-        self.keep(self._writing.keep_copies)
         self._probing.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.end()
-        await self._loading.end()
-        await self._exchanging.end()
         self._asking.end()
-        with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(2):
-                await self.store.leave(self.process)
-
-    async def _begin(self) -> None:
-        """Find the document, or make the first one."""
-        loaded = await self.store.load()
-        self._clock.sync(loaded)
-        await self._beat()
-        document = loaded.document
-        if document is None and (self.store.remote or await self._others_are_older()):
-            # Who holds a document that the store lost comes first.
-            await asyncio.sleep(NEWBORN_WAIT)
-            document = (await self.store.load()).document
-        if document is None:
-            document = await self._make_document()
-        past = await self._past(REMEMBERED)
-        self._writing.remember(reversed(past))
-        if past and past[0].revision > document.revision:
-            document = await self._raise(document, past[0].revision)
-        await self._read_rows()
-        self._wait_for_mending(document)
-        self.feed(Loaded(document=document))
-
-    def _wait_for_mending(self, document: Document) -> None:
-        """
-        Do not begin with a slip of somebody's hand, which the running processes put right.
-
-        They would have left a server that all of them had lost from their lists.
-
-        Raises:
-            StoreUnavailable: nobody has the active server, and it is not for us to say so yet.
-        """
-        others = [row for row in self.rows if row.process != self.process]
-        known = {name for row in others for name in row.names} | self.servers.keys()
-        if not others or document.active_server in known:
-            return
-        if time.monotonic() < self._entered + MENDING:
-            raise StoreUnavailable(
-                f"the document names {document.active_server!r} as active, a server that no process"
-                " has; the processes that run will put it right"
-            )
-
-    async def _others_are_older(self) -> bool:
-        return any(row.started < self._started - NEWBORN_WAIT for row in await self.store.rows())
-
-    async def _make_document(self) -> Document:
-        history = await self._past(1)  # of a document that is gone for good
-        first = new_document(
-            lineage=secrets.token_hex(8),
-            names=tuple(self.servers),
-            actor=self.process,
-            now=self.now(),
-            revision=history[0].revision + 1 if history else 1,
-        )
-        swapped = await self.store.create(first, f"{self.process}-create")
-        return swapped.document or first
-
-    async def _raise(self, document: Document, newest: int) -> Document:
-        """Where somebody set the document's revision back, it goes on above its history's."""
-        found = (await self.store.load()).document  # it may have gone on since it was read
-        if found is None or found.revision >= newest:
-            return found or document
-        again, note = restored(
-            found,
-            above=newest,
-            reason="the document was at a lower revision than its history",
-            actor=self.process,
-            now=self.now(),
-        )
-        operation = f"{self.process}-raise"
-        answer = await self._writing.write(
-            Restore(operation=operation, found=found, document=again, note=note)
-        )
-        return answer.document or again
-
-    async def _past(self, limit: int) -> Sequence[Rotation]:
-        """The newest rotations; none where the history is damaged, which is no reason to stop."""
-        try:
-            return await self.store.history(limit)
-        except StoreCorrupt:
-            return ()
+        await self._following.end()
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run ``work`` as long as the driver runs; its failure is logged, never lost."""
@@ -347,12 +232,39 @@ class Driver:
     @property
     def store_ok(self) -> bool:
         """Whether the store answers, and what it holds has been read since it does."""
-        return self._store_ok
+        return self._following.ok
 
     @property
     def store_detail(self) -> str:
         """One sentence about what is wrong with the store; empty while nothing is."""
-        return "" if self._store_ok else self._store_detail
+        return self._following.detail
+
+    @property
+    def rows(self) -> Sequence[ProcessRow]:
+        """The living processes' rows, as they were read last."""
+        return self._following.rows
+
+    def store_answered(self) -> None:
+        """The store answered: if it was away, it is read again before it counts as back."""
+        self._following.answered()
+
+    def store_failed(self, error: Exception) -> None:
+        """The store did not answer: from now on this process goes by what it knows."""
+        self._following.failed(error)
+
+    async def exchange(self) -> Sequence[ProcessRow]:
+        """
+        Tell the other processes what is so now, and read what they say after that.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return await self._following.exchange()
+
+    def is_fresh(self) -> None:
+        """The document has just been read: what is remembered of it is not old."""
+        self._last_tick = time.monotonic()
+        self.stale = False
 
     @property
     def last_probe(self) -> Mapping[str, ProbeResult]:
@@ -366,7 +278,7 @@ class Driver:
 
     def now(self) -> float:
         """The store's time, seconds since the epoch; runs on the monotonic clock between reads."""
-        return self._clock.now()
+        return self._following.clock.now()
 
     def stalled(self) -> bool:
         """Whether this process's loop has just been silent for longer than `STALL`."""
@@ -382,7 +294,7 @@ class Driver:
             NoAnswer: there is none.
             StoreError: the store did not answer, and never did.
         """
-        if self.machine.document is not None and not self._store_ok:
+        if self.machine.document is not None and not self._following.ok:
             return self.document
         held = self.machine.document
         if held is not None and not self.stalled() and held.revision >= revision:
@@ -400,7 +312,7 @@ class Driver:
 
         It begins after the call: one that is under way may have read what is outdated now.
         """
-        return await self._loading.run()
+        return await self._following.reload()
 
     def listen(self, listener: Callable[[Announce], None]) -> Callable[[], None]:
         """Call ``listener`` with each newer document; returns what undoes it."""
@@ -412,11 +324,11 @@ class Driver:
 
     def listen_store(self, listener: Callable[[bool], None]) -> None:
         """Call ``listener`` with False when the store goes away, with True when it is back."""
-        self._store_changed.add(listener)
+        self._following.changed.add(listener)
 
     def listen_moves(self, listener: Callable[[Placement | None], None]) -> None:
         """Call ``listener`` with each placement that moved; with None after a gap."""
-        self._moved.add(listener)
+        self._following.moved.add(listener)
 
     def joinable(self, server: str) -> bool:
         """Whether a join may be sent to ``server``: it is one of ours and not confirmed down."""
@@ -448,7 +360,7 @@ class Driver:
         Raises:
             StoreError: the store does not answer.
         """
-        return await self._writing.ledger()
+        return await self._following.writing.ledger()
 
     async def is_full(self, server: str, room: str) -> bool | None:
         """Whether ``room`` on ``server`` has as many in it as it may; None if it cannot tell."""
@@ -531,7 +443,7 @@ class Driver:
             StoreOutcomeUnknown: it did not answer in time; the rotation may be written.
         """
         await self.reload()  # another process may have rotated a moment ago
-        participants = await self._read_rows()
+        participants = await self._following.read_rows()
         if to is not None and to in self.servers and not self.machine.available(to, self.now()):
             for _ in range(self._rise):  # what is remembered of the target may be old
                 await self.probe(to)
@@ -576,7 +488,7 @@ class Driver:
                 reason=reason,
                 expected_revision=expected_revision,
                 force=force,
-                participants=await self._read_rows(),
+                participants=await self._following.read_rows(),
             )
         )
         if answer.changed:
@@ -612,7 +524,7 @@ class Driver:
             if health is not self._known_health.get(name):
                 self._say_health(name, health)
                 self._known_health[name] = health
-                self._news.set()
+                self._following.news.set()
                 self._health_changed.tell(name)
 
     def _say_health(self, server: str, health: Health) -> None:
@@ -639,9 +551,10 @@ class Driver:
                 self._asking.answered(action)
             case Announce(rotation=rotation, document=document):
                 if rotation is not None:
-                    self._writing.remember([rotation])
+                    self._following.writing.remember([rotation])
                 if document.marks != self._marks:
-                    self._news.set()  # somebody may wait until every process has heard of it
+                    # Somebody may wait until every process has heard of it.
+                    self._following.news.set()
                 self._marks = document.marks
                 self._announced.tell(action)
             case Note(event=name, fields=fields):
@@ -650,7 +563,7 @@ class Driver:
     async def _write(self, action: Swap | Restore) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await self._writing.write(action)
+                answer = await self._following.writing.write(action)
         except Exception as error:  # the outermost frame: the machine waits for an answer
             if not isinstance(error, StoreError | TimeoutError):
                 observe.failure(observe.TASK_FAILED, error, task="swap")
@@ -660,98 +573,7 @@ class Driver:
             return
         self.feed(answer)
 
-    # -- following the store --
-
-    async def _load(self) -> Document:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._take_in()
-        except TimeoutError as error:
-            self.store_failed(error)
-            raise StoreUnavailable("the store did not answer in time") from None
-        except StoreError as error:
-            self.store_failed(error)
-            raise
-        self.store_answered()
-        self._last_tick = time.monotonic()
-        self.stale = False
-        return self.document
-
-    async def _take_in(self) -> None:
-        """Read what the store holds, and follow it."""
-        before = self.machine.document
-        if before is None:
-            await self._begin()
-            return
-        loaded = await self.store.load()
-        if (by := self._clock.sync(loaded)) > 0:
-            self.feed(ClockSet(by=by))
-        if not self._outrun(loaded.document, before):
-            self.feed(Loaded(document=loaded.document))
-
-    def _outrun(self, found: Document | None, before: Document) -> bool:
-        """Whether news came while ``found`` was read, to which it only seems a step back."""
-        held = self.machine.document
-        if held is None or held is before or compare(found, held) is not Finding.OLDER:
-            return False
-        return compare(found, before) is not Finding.OLDER
-
-    def store_answered(self) -> None:
-        """The store answered: if it was away, it is read again before it counts as back."""
-        if not self._store_ok and (self._return is None or self._return.done()):
-            self._return = self._tasks.spawn(self._come_back())
-
-    def store_failed(self, error: Exception) -> None:
-        """The store did not answer: from now on this process goes by what it knows."""
-        self._store_detail = str(error) if isinstance(error, StoreError) else "no answer in time"
-        if not self._store_ok:
-            return
-        self._store_ok = False
-        self._news.set()  # look soon whether it is back
-        event = observe.STORE_CORRUPT if isinstance(error, StoreCorrupt) else observe.STORE_AWAY
-        observe.event(event, logging.WARNING, store=self.store.url, detail=self._store_detail)
-        self.feed(StoreSeen(ok=False))
-        self._store_changed.tell(False)
-
-    async def _come_back(self) -> None:
-        try:
-            async with asyncio.timeout(2 * PATIENCE):
-                await self._read_again()
-        except (StoreError, TimeoutError) as error:
-            self.store_failed(error)
-            return
-        self._store_ok = True
-        observe.event(observe.STORE_BACK, logging.WARNING, store=self.store.url)
-        self.feed(StoreSeen(ok=True))
-        self._store_changed.tell(True)
-
-    async def _read_again(self) -> None:
-        if self.machine.document is None:
-            await self._begin()
-            return
-        await self._beat()
-        await self._read_rows()
-        # Last, with nothing to wait for after it: a swap that fails meanwhile waits for this.
-        await self._take_in()
-
-    async def _watch(self) -> None:
-        while True:
-            with contextlib.suppress(StoreError):
-                async for notice in self.store.watch():
-                    try:
-                        match notice:
-                            case Changed(revision=revision):
-                                held = self.machine.document
-                                if held is None or revision > held.revision:
-                                    await self.reload()
-                            case Moved(placement=placement):
-                                self._moved.tell(placement)
-                            case _:
-                                await self.reload()
-                                self._moved.tell(None)
-                    except PoolError:
-                        continue
-            await asyncio.sleep(0.5)
+    # -- time --
 
     async def _ticks(self) -> None:
         while True:
@@ -783,7 +605,7 @@ class Driver:
         try:
             await self.reload()
         except PoolError:
-            if not self._store_ok:
+            if not self._following.ok:
                 self.stale = False
 
     # -- this process's row --
@@ -810,75 +632,11 @@ class Driver:
             direct=dict(self.direct()),
         )
 
-    async def _beats(self) -> None:
-        unreadable = 0  # how often in a row what the store holds could not be read
-        while True:
-            self._news.clear()  # what is news from now on is told in the next one
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._beat_or_look()
-                self.store_answered()
-                unreadable = 0
-            except (StoreError, TimeoutError) as error:
-                self.store_failed(error)
-                unreadable = unreadable + 1 if isinstance(error, StoreCorrupt) else 0
-            urgent = not self._store_ok or self.machine.wants_witness
-            pause = min(HEARTBEAT * 2 ** min(unreadable, 8), LONGEST_LOOK)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause if urgent else self.store.heartbeat):
-                    await self._news.wait()
-
-    async def _beat_or_look(self) -> None:
-        """
-        Say that this process lives, and read what the others say.
-
-        While the store is away, or holds what cannot be read, and each heartbeat is a write that
-        costs: only look whether it is back, until the next heartbeat is due.
-        """
-        costs = self.store.heartbeat > HEARTBEAT
-        if costs and not self._store_ok and time.monotonic() < self._beat_due:
-            await self.store.load()
-            return
-        await self._beat()
-        await self._read_rows()
-
-    async def exchange(self) -> Sequence[ProcessRow]:
-        """
-        Tell the other processes what is so now, and read what they say after that.
-
-        Raises:
-            StoreError: the store did not answer.
-        """
-        return await self._exchanging.run()
-
-    async def _exchange(self) -> Sequence[ProcessRow]:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._beat()
-                await self._read_rows()
-        except TimeoutError as error:
-            self.store_failed(error)
-            raise StoreUnavailable("the store did not answer in time") from None
-        except StoreError as error:
-            self.store_failed(error)
-            raise
-        return self.rows
-
-    async def _beat(self) -> None:
-        await self.store.beat(self.row())
-        self._beat_due = time.monotonic() + self.store.heartbeat
-
-    async def _read_rows(self) -> int:
-        self.rows = await self.store.rows()
-        seen = seen_in(self.rows, self.row(), self.now())
-        self.feed(seen)
-        return seen.participants
-
     async def _clean(self) -> None:
         """Let placements lapse that nobody renewed for a minute, once their server has no room."""
         while True:
             await asyncio.sleep(15)
-            if not self.probing or not self._store_ok:
+            if not self.probing or not self._following.ok:
                 continue
             with contextlib.suppress(StoreError):
                 for placement in await self.store.lapsing(60.0):
