@@ -487,14 +487,17 @@ class Pool:
         revision: int | None = None,
         *,
         retry_after: float | None = None,
+        voice: str = "",
     ) -> None:
         """
         Evidence against ``server``, seen by the pool itself at ``revision``.
 
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
-        said so.
+        said so; ``voice`` whose join it was.
         """
-        self.driver.fault(server, kind, source, detail, revision, retry_after=retry_after)
+        self.driver.fault(
+            server, kind, source, detail, revision, retry_after=retry_after, voice=voice
+        )
 
     def own_fault(self, what: str, server: str) -> None:
         """This process is why ``server`` could not be asked: it is not blamed."""

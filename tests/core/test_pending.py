@@ -222,3 +222,31 @@ def test_a_join_that_is_answered_takes_back_what_was_asked_for() -> None:
     pending.add(fault(retry_after=60.0), START, answering=True)
     pending.join_answered()
     assert pending.retry_after(START) is None
+
+
+def test_the_joins_of_one_client_count_once_and_those_of_others_each() -> None:
+    pending = PendingFaults(Settings())
+
+    def fails(voice: str, at: float) -> None:
+        pending.add(replace(fault(), voice=voice), START + at, answering=True)
+        pending.forgive(began=START + at + 0.5)
+
+    for number in range(10):
+        fails("alice", number)
+    assert pending.joins == 1
+    fails("bob", 10)
+    assert pending.joins == 2
+    for number in range(2):
+        fails("", 11 + number)  # of whom it is not known whether it is the same
+    assert pending.joins == 4
+    pending.join_answered()
+    fails("alice", 20)
+    assert pending.joins == 1
+
+
+def test_what_was_verified_needs_no_second_voice() -> None:
+    pending = PendingFaults(Settings())
+    pending.add(replace(fault(), voice="alice"), START, answering=True)
+    pending.add(fault(source=FaultSource.VERIFIED), START, answering=True)
+    pending.forgive(began=START + 1)
+    assert pending.verified

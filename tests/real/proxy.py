@@ -176,7 +176,8 @@ class Proxy:
 
 async def _cut(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
-    with contextlib.suppress(OSError):
+    # Who waited for the same end, and was cancelled, has cancelled it for everybody.
+    with contextlib.suppress(OSError, asyncio.CancelledError):
         await writer.wait_closed()
 
 

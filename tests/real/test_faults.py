@@ -344,7 +344,7 @@ async def test_a_moment_of_trouble_is_waited_out(pool_of_three: Setting) -> None
 
     await only_on(pool_of_three.servers, "red", {ROOM: {"alice"}})
     assert len(pool_of_three.tap.conversations) == 1
-    assert pool_of_three.red.count(joins) == 3
+    assert pool_of_three.red.count(joins) in (3, 4)  # the pool may have looked for itself
     assert await pool_of_three.pool.rotations() == []
     await alice.leave()
 
@@ -356,9 +356,7 @@ async def test_resets_of_joins_are_left(pool_of_three: Setting) -> None:
 
     await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
     assert len(pool_of_three.tap.conversations) == 1
-    await pool_of_three.left(
-        cause="down", reason="connection failed: ConnectionResetError", cool=COOL_DOWN
-    )
+    await pool_of_three.left(cause="down", reason="connection reset", cool=COOL_DOWN)
     await alice.leave()
 
 
@@ -380,7 +378,9 @@ async def test_a_server_that_hangs_on_joins_alone_is_left(pool_of_three: Setting
 
     print(f"joins hang: connected after {time.monotonic() - began:.2f} s")
     await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
-    await pool_of_three.left(cause="timeout", reason="no first message in time", cool=COOL_DOWN)
+    await pool_of_three.left(
+        cause="timeout", reason=r"no answer to a join within 4\.5 s", cool=COOL_DOWN
+    )
     await alice.leave()
 
 
@@ -601,7 +601,7 @@ async def test_a_tab_does_not_hear_of_a_refusal(
     [
         ("key", "credentials", r"it refuses its API key or secret \(HTTP 401\).*", LONGEST),
         ("errors", "down", "a join was refused with HTTP 500: server error", COOL_DOWN),
-        ("resets", "down", "connection failed: ConnectionResetError", COOL_DOWN),
+        ("resets", "down", "connection reset", COOL_DOWN),
         ("nothing", "timeout", NO_ANSWER, COOL_DOWN),
     ],
 )

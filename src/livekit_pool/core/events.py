@@ -165,6 +165,7 @@ class FaultSeen:
         detail: what was seen, for people; never a secret.
         retry_after: seconds after which the server wants to be asked again, if it said so.
         reports: how many saw it.
+        voice: whose join it was, if that is known: what one client goes on meeting counts once.
     """
 
     server: str
@@ -174,6 +175,7 @@ class FaultSeen:
     detail: str = ""
     retry_after: float | None = None
     reports: int = 1
+    voice: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ __all__ = ["PendingFaults", "Refusal", "is_late"]
 
 _PENDING_LIMIT: Final = 10_000
 
+_VOICES: Final = 1_000
+"""Clients that are told from each other; more than are ever needed to leave a server."""
+
 
 def is_late(fault: FaultSeen, document: Document) -> bool:
     """
@@ -53,6 +56,7 @@ class _Pending(NamedTuple):
     counts: bool
     verified: bool
     reports: int
+    voice: str
 
 
 class PendingFaults:
@@ -70,7 +74,8 @@ class PendingFaults:
     Attributes:
         kind: that of the newest fault.
         detail: that of the newest fault that had one.
-        joins: failed joins that count, in a row; a passed probe does not forgive these.
+        joins: failed joins that count, in a row; a passed probe does not forgive these. Those of
+            one client count once: it may be its own affair.
         verified: whether one that was verified counts; a passed probe does not forgive it either.
         refusal: the newest one, of several kinds the gravest; a quota is graver than a limit.
     """
@@ -86,6 +91,7 @@ class PendingFaults:
         self._refused_at = 0.0  # when the newest refusal was seen
         self._not_before = 0.0  # when what is no refusal wants the server to be asked again
         self._counted = 0  # reports of what counts
+        self._voices: set[str] = set()  # whose joins count
         self._pending: list[_Pending] = []
 
     @property
@@ -122,6 +128,7 @@ class PendingFaults:
                     counts=counts and fault.source in (FaultSource.JOIN, FaultSource.VERIFIED),
                     verified=counts and fault.source is FaultSource.VERIFIED,
                     reports=fault.reports,
+                    voice=fault.voice,
                 )
             )
 
@@ -163,11 +170,19 @@ class PendingFaults:
             whether nothing is left that needs another probe.
         """
         counting = [fault for fault in self._pending if fault.counts and fault.seen <= began]
-        self.joins += len(counting)
+        self.joins += sum(self._is_new(fault.voice) for fault in counting)
         self.verified |= any(fault.verified for fault in counting)
         self._counted += sum(fault.reports for fault in counting)
         self._pending = [fault for fault in self._pending if fault.seen > began]
         return not self._pending
+
+    def _is_new(self, voice: str) -> bool:
+        """Whether no join of that client counts yet; of unknown ones, each does."""
+        if voice in self._voices:
+            return False
+        if voice and len(self._voices) < _VOICES:
+            self._voices.add(voice)
+        return True
 
     def missed(self) -> None:
         """A probe was missed: no join that failed about that time counts."""
@@ -177,6 +192,7 @@ class PendingFaults:
         """The active server answered a join well."""
         self.joins = self._counted = 0
         self._not_before = 0.0
+        self._voices.clear()
         self.verified = False
         if self.refusal is not None and not self.refusal.of_call:
             self.refusal, self._refusals = None, 0

@@ -376,12 +376,13 @@ class Driver:
         *,
         retry_after: float | None = None,
         reports: int = 1,
+        voice: str = "",
     ) -> None:
         """
         Evidence against ``server``, seen at ``revision`` (default: now's) by ``reports`` in all.
 
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
-        said so.
+        said so; ``voice`` whose join it was.
         """
         if kind is Cause.TIMEOUT and self._stood_still():
             self.own_fault("the event loop stood still", server)
@@ -400,6 +401,7 @@ class Driver:
                 detail=detail,
                 retry_after=retry_after,
                 reports=reports,
+                voice=voice,
             )
         )
 

@@ -281,7 +281,7 @@ async def _refusals(
 ) -> aiohttp.ClientResponse:
     """Keep what aiohttp does not: the body of a refused upgrade. A redirect is a refusal too."""
     answer = await handler(request)
-    if answer.status in (200, 101):
+    if answer.status == (200 if request.method == "POST" else 101):
         return answer
     body = b""
     while len(body) < _REFUSAL_LIMIT and (piece := await answer.content.readany()):

@@ -64,6 +64,11 @@ class Fake:
 
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
+    @property
+    def joins(self) -> list[Line]:
+        """The lines of clients; not those of the pool's own joins, by which it looks for itself."""
+        return [line for line in self.lines if b"auto_subscribe=0" not in line.head]
+
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tasks.add(asyncio.ensure_future(self.serve(reader, writer)))
 

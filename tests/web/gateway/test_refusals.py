@@ -15,8 +15,9 @@ from livekit_pool.core.events import FaultSource
 from livekit_pool.pool import Pool
 from livekit_pool.upstream.names import Unresolved
 from livekit_pool.web.gateway.dialer import Dialer
+from livekit_pool.web.gateway.frames import accept_key
 from livekit_pool.web.gateway.upstream import Upstream
-from tests.web.gateway.a_pool import JOIN, Line, Script, Setting, a_pool
+from tests.web.gateway.a_pool import JOIN, SWITCHED, Line, Script, Setting, a_pool
 from tests.web.served import until
 
 
@@ -47,7 +48,10 @@ async def test_a_limit_is_held_until_the_room_is_elsewhere(
     faults: list[tuple[object, ...]] = []
     waits: list[float | None] = []
 
-    def fault(self: Pool, *fault: object, retry_after: float | None = None) -> None:
+    def fault(
+        self: Pool, *fault: object, retry_after: float | None = None, voice: str = ""
+    ) -> None:
+        assert voice == "standup\nalice"
         faults.append(fault)
         waits.append(retry_after)
 
@@ -83,7 +87,7 @@ async def test_trouble_is_asked_again_in_its_time_and_not_at_each_piece_of_news(
             setting.gateway._poke()
             await asyncio.sleep(0.01)
 
-        assert 3 <= len(setting.red.lines) <= 4  # after 0.3 s and 0.9 s; the next after 2.1 s
+        assert 3 <= len(setting.red.joins) <= 4  # after 0.3 s and 0.9 s; the next after 2.1 s
         connection.close()
 
 
@@ -189,3 +193,29 @@ async def test_what_keeps_this_process_from_asking_is_no_fault_of_the_server(
         connection.close()
     assert [fault[:2] for fault in faults] == ([("red", Cause.DOWN)] if blamed else [])
     assert (observe.OWN_FAULT in caplog.messages) is not blamed
+
+
+@pytest.mark.parametrize("resets", [False, True])
+async def test_what_one_client_alone_meets_rotates_nothing(resets: bool) -> None:
+    """However often it asks again: the pool looks for itself, and is let in."""
+
+    async def script(line: Line) -> None:
+        if b"auto_subscribe=0" in line.head:
+            key = line.head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+            accepts = b"Sec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n"
+            line.writer.write(SWITCHED[:-2] + accepts + JOIN)
+            await line.reader.read(64)  # it says goodbye
+            line.writer.close()
+        elif resets:
+            line.writer.transport.abort()
+        else:
+            line.writer.write(answer(503))
+
+    async with a_pool(script, join_timeout=3) as setting:
+        for _ in range(2):
+            refused = await (await setting.asks()).rest()
+            assert b" 503 " in refused.splitlines()[0]
+        assert len(setting.red.joins) >= 2 * setting.pool.driver.machine.settings.fall
+        assert len(setting.red.lines) > len(setting.red.joins), "it looked for itself"
+        assert setting.pool.active_server == "red"
+        assert await setting.pool.history() == []

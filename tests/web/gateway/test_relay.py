@@ -69,7 +69,7 @@ async def test_an_answer_that_no_livekit_gives_is_the_servers_fault(answer: byte
         document = setting.pool.document
         assert (document.active_server, document.cause) == ("green", Cause.DOWN)
         assert document.reason.endswith("not an answer of LiveKit's")
-        assert len(setting.red.lines) == 3
+        assert len(setting.red.joins) >= 3
         connection.close()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ... import observe
 from ...core.document import Cause
-from ...core.faults import Blame, Classified
+from ...core.faults import FORGIVABLE, Blame, Classified
 from ...driver.reports import Report, Standing
 from ...exceptions import PoolError
 from ...stores.base import Placement
@@ -37,7 +37,7 @@ _NOT_FOUND_V1: Final = "404 page not found"
 class HeldInquiry(Inquiry):
     """An inquiry that knows what to do about refusals."""
 
-    __slots__ = ("_looked_at", "_tries")
+    __slots__ = ("_failed_at", "_looked_at", "_tries")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class HeldInquiry(Inquiry):
         patience: float,
     ) -> None:
         super().__init__(gateway, door, request, client, patience=patience)
+        self._failed_at = ""  # the server that failed last
         self._looked_at = ""  # the server that was last found to be perhaps at fault
         self._tries = 0  # how often yet to ask it
 
@@ -104,7 +105,7 @@ class HeldInquiry(Inquiry):
         """
         if self._looked_at != placement.server:
             self._looked_at = placement.server
-            self._tries = _TRIES if await self._is_looked_into(placement, refusal) else 1
+            self._tries = _TRIES if await self._is_looked_into(placement, *_what(refusal)) else 1
         elif self._gateway.pool.driver.reports.verdict(placement.server) is not Standing.VERIFYING:
             self._tries = 0
         if not self._tries:
@@ -114,15 +115,29 @@ class HeldInquiry(Inquiry):
         await self._hold(placement)
         return False
 
-    async def _is_looked_into(self, placement: Placement, refusal: Refusal) -> bool:
-        """Whether it is being found out whose fault ``refusal`` is."""
+    def _fault(
+        self,
+        placement: Placement,
+        kind: Cause,
+        detail: str,
+        retry_after: float | None = None,
+    ) -> None:
+        super()._fault(placement, kind, detail, retry_after)
+        again, self._failed_at = self._failed_at == placement.server, placement.server
+        if kind in FORGIVABLE and (again or kind is Cause.TIMEOUT):
+            # All that one client meets is one voice. So the pool looks whether others would too.
+            self._gateway.pool.driver.spawn(self._look_into(placement, kind))
+
+    async def _look_into(self, placement: Placement, kind: Cause) -> None:
+        await self._is_looked_into(placement, kind, "a join failed")
+
+    async def _is_looked_into(self, placement: Placement, kind: Cause, row: str) -> bool:
+        """Whether it is being found out whose fault it is that this client is not let in."""
         claims = self._claims
         report = Report(
             server=placement.server,
             revision=self._revision,
-            error=Classified(
-                blame=Blame.SERVER, cause=refusal.cause or Cause.DOWN, row=refusal.row
-            ),
+            error=Classified(blame=Blame.SERVER, cause=kind, row=row),
             reporter="\n".join(("join", claims.room, claims.identity)),
             # Of its own: what is reported from there wrongly is not held against what we saw.
             address=f"join {neighbourhood(self._client)}",
@@ -142,7 +157,7 @@ class HeldInquiry(Inquiry):
             if doubted and looked_into is None:
                 # For calls it does. So it is something in this client's token, or it is the joins
                 # of everybody, as in a region that is not allowed: one of our own tells.
-                looked_into = await self._is_looked_into(placement, refusal)
+                looked_into = await self._is_looked_into(placement, *_what(refusal))
             verifying = pool.driver.reports.verdict(server) is Standing.VERIFYING
             cleared = looked_into is False or (looked_into is True and not verifying)
             if cleared or not pool.can_leave(server):
@@ -163,3 +178,7 @@ class HeldInquiry(Inquiry):
             self._unavailable(f"the LiveKit server answered {status}, try again")
         else:
             self._door.refuse(status, refusal.text)
+
+
+def _what(refusal: Refusal) -> tuple[Cause, str]:
+    return refusal.cause or Cause.DOWN, refusal.row

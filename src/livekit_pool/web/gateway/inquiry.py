@@ -366,6 +366,7 @@ class Inquiry:
             detail,
             self._revision,
             retry_after=retry_after,
+            voice=f"{self._claims.room}\n{self._claims.identity}",
         )
 
     async def _hold(self, placement: Placement) -> None:
