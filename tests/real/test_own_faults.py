@@ -221,7 +221,9 @@ async def test_one_name_is_gone_and_others_are_found(
         await until(left, seconds=45, what=lambda: f"red is left\n{pool.log_end()}")
         await call.is_on("green")
         await call.runs()
-        assert [each["cause"] for each in await pool.rotations()] == ["down"]
+        # By what joins met last: carol's connections fail, and the pool's own find no name in time.
+        (rotation,) = await pool.rotations()
+        assert rotation["cause"] in ("down", "timeout")
 
 
 async def test_a_pool_starts_with_a_slow_resolver(
