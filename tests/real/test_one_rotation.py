@@ -65,8 +65,11 @@ def others_frozen(worker: int, workers: list[int]) -> Iterator[None]:
 
 def sockets(pid: int) -> int:
     """How many sockets a process has open (proc_pid_fd(5))."""
-    folder = Path(f"/proc/{pid}/fd")
-    return sum(os.readlink(folder / fd).startswith("socket:") for fd in os.listdir(folder))
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Closed since it was listed.
+            found += os.readlink(descriptor).startswith("socket:")
+    return found
 
 
 async def check_one_rotation(
