@@ -68,7 +68,8 @@ def _row(row: Row) -> tuple[str, ...]:
 
 
 def _statuses(statuses: frozenset[int]) -> str:
-    if len(statuses) == 100:
+    if len(statuses) >= 100:
+        assert statuses == set(range(min(statuses), max(statuses) + 1))
         return f"{min(statuses)} to {max(statuses)}"
     return ", ".join(str(status) for status in sorted(statuses))
 

@@ -488,14 +488,14 @@ class Pool:
         *,
         retry_after: float | None = None,
         voice: str = "",
-    ) -> None:
+    ) -> bool:
         """
         Evidence against ``server``, seen by the pool itself at ``revision``.
 
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
-        said so; ``voice`` whose join it was.
+        said so; ``voice`` whose join it was. False where it may be this process's own fault.
         """
-        self.driver.fault(
+        return self.driver.fault(
             server, kind, source, detail, revision, retry_after=retry_after, voice=voice
         )
 

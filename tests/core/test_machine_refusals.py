@@ -26,11 +26,13 @@ from livekit_pool.core.limits import Limits
 from livekit_pool.core.machine import PoolMachine, Role
 from livekit_pool.resets import Reset
 from tests.core.samples import (
+    AWAY,
     NAMES,
     PASSED,
     REFUSED,
     UNAUTHORIZED,
     Pool,
+    back,
     document,
     drained,
     moved,
@@ -356,6 +358,35 @@ def test_a_server_that_refused_joins_and_is_left_for_something_else_is_not_misco
     assert swap.document.record("red").refuses_joins
     swap = swap_of(pool.feed(fault(Cause.QUOTA, revision=pool.document.revision)))
     assert not swap.document.record("red").refuses_joins
+
+
+def test_a_server_that_refuses_joins_again_after_a_rotation_by_force_does_so_still() -> None:
+    pool = refusing_joins()
+    ask = RotateAsked(request="r", reason="try", actor="ann", to="red", force=True)
+    pool.won(swap_of(pool.feed(ask)))
+    pool.now += 15
+    refused = Probed(server="red", outcome=UNAUTHORIZED, joined=True, signed=True)
+    pool.feed(refused, Probed(server="green", outcome=PASSED, signed=True))
+    swap = swap_of(pool.feed(refused))
+    assert swap.rotation is not None
+    assert (swap.rotation.to, swap.rotation.cause) == ("green", Cause.CREDENTIALS)
+    assert swap.document.record("red").refuses_joins
+
+
+def test_a_server_that_refuses_the_join_after_one_that_passed_is_not_trusted() -> None:
+    pool = refusing_joins()
+    pool.feed(AWAY, Probed(server="red", outcome=PASSED, joined=True))
+    pool.feed(Probed(server="red", outcome=UNAUTHORIZED, joined=True))
+    assert swaps_of(back(pool)) == []
+
+
+def test_a_join_that_passed_before_the_server_was_left_does_not_end_it() -> None:
+    pool = Pool()
+    pool.feed(fault(Cause.CREDENTIALS, FaultSource.VERIFIED))
+    earlier = SignedSight(outcome=PASSED, began=pool.now, joined=True)
+    swap = swap_of(pool.feed(Probed(server="red", outcome=PASSED, signed=True)))
+    pool.won(swap)
+    assert swaps_of(pool.feed(RowsSeen(lists=(NAMES,), signed={"red": earlier}))) == []
 
 
 @pytest.mark.parametrize("outcome", [PASSED, REFUSED])

@@ -224,6 +224,34 @@ def test_a_join_that_is_answered_takes_back_what_was_asked_for() -> None:
     assert pending.retry_after(START) is None
 
 
+@pytest.mark.parametrize("source", FaultSource)
+def test_what_a_passed_probe_resolves_asks_for_nothing_any_more(source: FaultSource) -> None:
+    pending = PendingFaults(Settings())
+    pending.add(fault(retry_after=86_400.0, source=source), START, answering=True)
+    assert pending.retry_after(START + 1) == 86_399.0
+    pending.forgive(began=START + 1)
+    counts = source in (FaultSource.JOIN, FaultSource.VERIFIED)
+    assert pending.retry_after(START + 1) == (86_399.0 if counts else None)
+
+
+@pytest.mark.parametrize("source", [FaultSource.JOIN, FaultSource.CALL, FaultSource.SOCKET])
+@pytest.mark.parametrize("early", [True, False])
+def test_what_somebody_met_since_does_not_rename_what_is_verified(
+    source: FaultSource, early: bool
+) -> None:
+    pending = PendingFaults(Settings())
+    sure = fault(source=FaultSource.VERIFIED, kind=Cause.CREDENTIALS, detail="our join: 403")
+    pending.add(sure, START, answering=True)
+    if not early:
+        pending.forgive(began=START + 1)
+    pending.add(fault(source=source, detail="a socket was lost"), START + 2, answering=True)
+    pending.forgive(began=START + 3)
+    assert (pending.verified, pending.kind, pending.detail) == (True, sure.kind, sure.detail)
+    pending.join_answered()
+    pending.add(fault(source=source, detail="a socket was lost"), START + 4, answering=True)
+    assert (pending.kind, pending.detail) == (Cause.DOWN, "a socket was lost")
+
+
 def test_the_joins_of_one_client_count_once_and_those_of_others_each() -> None:
     pending = PendingFaults(Settings())
 

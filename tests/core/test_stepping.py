@@ -18,6 +18,8 @@ from livekit_pool.core.actions import (
 from livekit_pool.core.document import Cause, ServerRecord
 from livekit_pool.core.events import (
     Event,
+    FaultSeen,
+    FaultSource,
     Loaded,
     Probed,
     ProbeOutcome,
@@ -143,6 +145,28 @@ def test_when_the_server_of_a_step_dies_the_next_one_is_stepped_to() -> None:
     assert pool.machine.active_server == "blue", "nowhere to go"
     pool.probed("red", PASSED, times=2)
     assert pool.machine.active_server == "red", "the active server is one of the list"
+
+
+@pytest.mark.parametrize("to", ["green", "blue"])
+def test_a_server_in_trouble_is_left_for_as_long_as_it_asks_also_after_a_step(to: str) -> None:
+    pool = away()
+    asks = FaultSeen(
+        server="red",
+        revision=1,
+        kind=Cause.DOWN,
+        source=FaultSource.JOIN,
+        detail="HTTP 503",
+        retry_after=90.0,
+    )
+    pool.feed(asks)
+    pool.probed("red", REFUSED)
+    back(pool)
+    if to == "blue":
+        pool.probed("green", REFUSED)
+    swap = swap_of(pool.probed("red", REFUSED))
+    assert swap.document.active_server == to
+    until = swap.document.record("red").cool_down_until
+    assert until == pytest.approx(swap.document.last_rotation + 90, abs=1)
 
 
 def test_a_step_may_lead_back_to_the_active_server() -> None:

@@ -174,9 +174,10 @@ def confirm_step(situation: Situation, to: str) -> Decision:
     if situation.unwitnessed(evidence):
         return _unwitnessed(situation)
     cause, reason = KINDS[evidence.outcome], evidence.detail or f"probe {evidence.outcome.value}"
+    asked = situation.faults.retry_after(situation.now)
     if situation.candidate(to).choosable:
-        return _rotation(situation, to, cause, reason)
-    return _leave(situation, last_resort, cause, reason)
+        return _rotation(situation, to, cause, reason, retry_after=asked)
+    return _leave(situation, last_resort, cause, reason, retry_after=asked)
 
 
 def _leave_removed(situation: Situation) -> Decision:
@@ -212,7 +213,14 @@ def _leave_misconfigured(situation: Situation) -> Decision:
     wanted = _witness_of_key(situation, evidence.began)
     if wanted:
         return Decision(signed=wanted)
-    return _leave(situation, next_or_last, Cause.CREDENTIALS, evidence.detail)
+    return _go(
+        situation,
+        next_or_last(situation.candidates),
+        Cause.CREDENTIALS,
+        evidence.detail,
+        # Somebody may have rotated to it by force: a call that it takes is still no proof.
+        refuses_joins=situation.document.record(situation.active).refuses_joins,
+    )
 
 
 def _witness_of_key(situation: Situation, refused: float) -> tuple[str, ...]:

@@ -219,6 +219,14 @@ TABLE: Final[tuple[Row, ...]] = (
         codes=frozenset({"server_shutdown"}),
         source="LiveKit's DisconnectReason: a forced stop, which a probe confirms"),
 
+    # Something else answered, and whatever its text speaks of is no limit of the server.
+    Row(name="not an answer of LiveKit's", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
+        statuses=frozenset(range(200, 400)), source="HTTP: something else stands at the address"),
+    Row(name="not let through", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
+        statuses=frozenset({406, 421, 426}),
+        source="HTTP: a balancer that takes the upgrade out, or knows no such host; a server that"
+        " is not ready"),
+
     # A limit: the narrower words first, so that "rate limit reached" is no spent quota.
     Row(name="participant limit", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         statuses=frozenset({429}), phrases=_PARTICIPANTS, source=_ORIGINAL),
@@ -297,13 +305,6 @@ TABLE: Final[tuple[Row, ...]] = (
         statuses=frozenset(range(500, 600)), source=_SERVER),
     Row(name="one call failed", blame=Blame.NOBODY, surfaces=_TWIRP,
         statuses=frozenset(range(500, 600)), source=_SERVER),
-
-    Row(name="not an answer of LiveKit's", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
-        statuses=frozenset(range(200, 400)), source="HTTP: something else stands at the address"),
-    Row(name="not let through", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_JOIN,
-        statuses=frozenset({406, 421, 426}),
-        source="HTTP: a balancer that takes the upgrade out, or knows no such host; a server that"
-        " is not ready"),
 
     # No answer at all. What is in trouble may speak of quotas that it cannot look up: so the mere
     # word counts here only, where no status says that.
@@ -395,7 +396,10 @@ class Confirmed(StrEnum):
     AT_ONCE = "at once"
     INTERVAL = "at once, but not sooner than the interval after the last rotation"
     PROBE = "when probes confirm it"
-    SIGNED = "when a signed probe confirms it, and another server takes our tokens"
+    SIGNED = (
+        "when a signed probe confirms it, and another server takes our tokens; or when joins of"
+        " the pool's own are refused, until it is certain"
+    )
     ASKED = "as somebody, or the list of servers, says"
 
 

@@ -148,17 +148,18 @@ class HealthBook:
             sight.answering_since = None
         self._judge()
 
-    def doubt_joins(self, servers: Collection[str]) -> Sequence[str]:
+    def doubt_joins(self, servers: Collection[str], now: float) -> Sequence[str]:
         """
         Believe joins only, and no calls, that one of ``servers`` takes our key.
 
         Returns:
-            those of which it was not so yet: what was seen of them before counts no more.
+            those of which it was not so yet: no probe of them that began before now counts.
         """
         new = []
         for name, sight in self._sights.items():
             if name in servers and not sight.joins_only:
-                sight.signed = sight.signed_last = sight.asked = -math.inf
+                sight.signed = sight.asked = -math.inf
+                sight.signed_last = now
                 new.append(name)
             sight.joins_only = name in servers
         return new
@@ -323,9 +324,11 @@ class HealthBook:
         return -math.inf if sight is None else sight.signed
 
     def let_in(self, server: str) -> bool:
-        """Whether ``server``, of which only joins are believed, let us in since that is so."""
+        """Whether ``server``, of which only joins are believed, let us in when last asked."""
         sight = self._sights.get(server)
-        return sight is not None and sight.joins_only and sight.signed > -math.inf
+        if sight is None or not sight.joins_only or sight.unauthorized is not None:
+            return False
+        return sight.signed > -math.inf
 
     def signed_answer(self, server: str) -> float:
         """When the newest signed probe that ``server`` answered began; -inf if there is none."""

@@ -427,16 +427,16 @@ class PoolMachine:
                 # That it refuses our key may have been seen while the swap was under way.
                 doubted = self._health.misconfigured(document.active_server)
                 self._probe(document.active_server, signed=doubted)
-        self._doubt_joins(document)
+        self._doubt_joins(document, now)
         self._actions += self._stepping.follow(document)
         self._announce(self._told_by(document, current))
         for fault in early:
             self._blame(fault, now)
 
-    def _doubt_joins(self, document: Document) -> None:
+    def _doubt_joins(self, document: Document, now: float) -> None:
         """See at once for ourselves what is written of servers that refuse joins."""
         doubted = [name for name in self.names if document.record(name).refuses_joins]
-        for server in self._health.doubt_joins(doubted):
+        for server in self._health.doubt_joins(doubted, now):
             self._probe(server, signed=True)
 
     def _announce(self, rotation: Rotation | None = None) -> None:

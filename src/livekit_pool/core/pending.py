@@ -50,13 +50,22 @@ class Refusal:
 
 
 class _Pending(NamedTuple):
-    """One that the next probe explains: ``counts`` if a join failed while the server answered."""
+    """
+    One that the next probe explains.
 
+    Attributes:
+        counts: a join failed, or was verified to fail, while the server answered.
+        not_before: when the server wants to be asked again, 0 if it did not say.
+    """
+
+    fault: FaultSeen
     seen: float
     counts: bool
-    verified: bool
-    reports: int
-    voice: str
+    not_before: float
+
+    @property
+    def verified(self) -> bool:
+        return self.fault.source is FaultSource.VERIFIED
 
 
 class PendingFaults:
@@ -72,8 +81,8 @@ class PendingFaults:
     own, repeated until it was certain, counts as many.
 
     Attributes:
-        kind: that of the newest fault.
-        detail: that of the newest fault that had one.
+        kind: that of the newest fault; while a verified one counts, of the newest of these.
+        detail: that of the newest of those that had one.
         joins: failed joins that count, in a row; a passed probe does not forgive these. Those of
             one client count once: it may be its own affair.
         verified: whether one that was verified counts; a passed probe does not forgive it either.
@@ -89,7 +98,7 @@ class PendingFaults:
         self.refusal: Refusal | None = None
         self._refusals = 0
         self._refused_at = 0.0  # when the newest refusal was seen
-        self._not_before = 0.0  # when what is no refusal wants the server to be asked again
+        self._not_before = 0.0  # when the server wants to be asked again, by what counts
         self._counted = 0  # reports of what counts
         self._voices: set[str] = set()  # whose joins count
         self._pending: list[_Pending] = []
@@ -97,15 +106,18 @@ class PendingFaults:
     @property
     def reports(self) -> int:
         """How many faults a rotation would answer now."""
-        return self._refusals + self._counted + sum(fault.reports for fault in self._pending)
+        pending = sum(each.fault.reports for each in self._pending)
+        return self._refusals + self._counted + pending
 
     def retry_after(self, now: float) -> float | None:
         """
         Seconds after which those that are no refusals want the server to be asked again.
 
-        None if none of them said so, or that time is over. What a refusal asks for is its own.
+        None if none of them said so, or that time is over. What a refusal asks for is its own;
+        what a probe, or a good join, has resolved asks for nothing any more.
         """
-        return asked_for(self._not_before - now)
+        pending = max((each.not_before for each in self._pending), default=0.0)
+        return asked_for(max(pending, self._not_before) - now)
 
     def add(self, fault: FaultSeen, now: float, *, answering: bool) -> None:
         """Remember ``fault``; ``answering`` says whether the server's last probe passed."""
@@ -115,22 +127,24 @@ class PendingFaults:
         # A refused key is for a signed probe to confirm, or a join of our own: one caller's token
         # must neither count nor give its name to what does.
         doubted = fault.kind is Cause.CREDENTIALS and fault.source is not FaultSource.VERIFIED
-        if not doubted:
-            self.kind = fault.kind
-            self.detail = fault.detail or self.detail
-            if (asked := asked_for(fault.retry_after)) is not None:
-                self._not_before = max(self._not_before, now + asked)
+        if not doubted and not self.verified:
+            self._name(fault)
         if len(self._pending) < _PENDING_LIMIT:
-            counts = answering and not doubted
+            asked = None if doubted else asked_for(fault.retry_after)
+            counts = fault.source in (FaultSource.JOIN, FaultSource.VERIFIED)
             self._pending.append(
                 _Pending(
+                    fault=fault,
                     seen=now,
-                    counts=counts and fault.source in (FaultSource.JOIN, FaultSource.VERIFIED),
-                    verified=counts and fault.source is FaultSource.VERIFIED,
-                    reports=fault.reports,
-                    voice=fault.voice,
+                    counts=counts and answering and not doubted,
+                    not_before=0.0 if asked is None else now + asked,
                 )
             )
+
+    def _name(self, fault: FaultSeen) -> None:
+        """What counts has the kind, and the detail, of ``fault``."""
+        self.kind = fault.kind
+        self.detail = fault.detail or self.detail
 
     def _refused(self, fault: FaultSeen, now: float) -> None:
         self._refusals += fault.reports
@@ -169,12 +183,20 @@ class PendingFaults:
         Returns:
             whether nothing is left that needs another probe.
         """
-        counting = [fault for fault in self._pending if fault.counts and fault.seen <= began]
-        self.joins += sum(self._is_new(fault.voice) for fault in counting)
-        self.verified |= any(fault.verified for fault in counting)
-        self._counted += sum(fault.reports for fault in counting)
-        self._pending = [fault for fault in self._pending if fault.seen > began]
+        for each in self._pending:
+            if each.counts and each.seen <= began:
+                self._count(each)
+        self._pending = [each for each in self._pending if each.seen > began]
         return not self._pending
+
+    def _count(self, each: _Pending) -> None:
+        self.joins += self._is_new(each.fault.voice)
+        self._counted += each.fault.reports
+        self._not_before = max(self._not_before, each.not_before)
+        if each.verified:
+            # What is certain says what is wrong, and not what somebody met since.
+            self.verified = True
+            self._name(each.fault)
 
     def _is_new(self, voice: str) -> bool:
         """Whether no join of that client counts yet; of unknown ones, each does."""
@@ -186,7 +208,7 @@ class PendingFaults:
 
     def missed(self) -> None:
         """A probe was missed: no join that failed about that time counts."""
-        self._pending = [fault._replace(counts=False) for fault in self._pending]
+        self._pending = [each._replace(counts=False) for each in self._pending]
 
     def join_answered(self) -> None:
         """The active server answered a join well."""
@@ -196,7 +218,7 @@ class PendingFaults:
         self.verified = False
         if self.refusal is not None and not self.refusal.of_call:
             self.refusal, self._refusals = None, 0
-        self.missed()
+        self._pending = [each._replace(counts=False, not_before=0.0) for each in self._pending]
 
 
 def _gravity(refusal: Refusal) -> tuple[bool, float]:

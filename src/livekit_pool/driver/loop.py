@@ -377,17 +377,20 @@ class Driver:
         retry_after: float | None = None,
         reports: int = 1,
         voice: str = "",
-    ) -> None:
+    ) -> bool:
         """
         Evidence against ``server``, seen at ``revision`` (default: now's) by ``reports`` in all.
 
         ``retry_after`` is the number of seconds after which it wants to be asked again, if it
         said so; ``voice`` whose join it was.
+
+        Returns:
+            False where it was silence that may be this process's own, and is held against nobody.
         """
         if kind is Cause.TIMEOUT and self._stood_still():
             self.own_fault("the event loop stood still", server)
             self.probe(server)
-            return
+            return False
         known = self.machine.document
         seen_at = (known.revision if known else 0) if revision is None else revision
         if source in (FaultSource.JOIN, FaultSource.VERIFIED) or kind in REFUSALS:
@@ -404,6 +407,7 @@ class Driver:
                 voice=voice,
             )
         )
+        return True
 
     def own_fault(self, what: str, server: str) -> None:
         """

@@ -127,7 +127,7 @@ class _Asker(Protocol):
         *,
         retry_after: float | None = None,
         reports: int = 1,
-    ) -> None: ...
+    ) -> object: ...
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import pytest
 from livekit_pool import observe
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import FaultSource
+from livekit_pool.driver.reports import Report, Reported, Reports, Standing
 from livekit_pool.pool import Pool
 from livekit_pool.upstream.names import Unresolved
 from livekit_pool.web.gateway.dialer import Dialer
@@ -219,3 +220,36 @@ async def test_what_one_client_alone_meets_rotates_nothing(resets: bool) -> None
         assert len(setting.red.lines) > len(setting.red.joins), "it looked for itself"
         assert setting.pool.active_server == "red"
         assert await setting.pool.history() == []
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_what_may_be_our_own_fault_is_held_against_no_client(
+    monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    monkeypatch.setattr(Pool, "fault", lambda *_, **__: taken)
+    looks = await reports_of(monkeypatch, "alice")
+    assert bool(looks) is taken
+
+
+async def test_what_one_client_alone_meets_is_not_held_against_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor against who comes through the same balancer: all of them have one address here."""
+    looks = await reports_of(monkeypatch, "alice", "bob")
+    assert {look.reporter.split("\n")[-1] for look in looks} == {"alice", "bob"}
+    assert len({look.address for look in looks}) == 2
+
+
+async def reports_of(monkeypatch: pytest.MonkeyPatch, *clients: str) -> list[Report]:
+    """What the reports hear of ``clients`` whom their server does not let in."""
+    looks: list[Report] = []
+
+    async def take(self: Reports, report: Report) -> Reported:
+        looks.append(report)
+        return Reported(status=Standing.DISMISSED, revision=1, active="red")
+
+    monkeypatch.setattr(Reports, "take", take)
+    async with a_pool(red_says(lambda: setting, answer(503)), join_timeout=1) as setting:
+        for client in clients:
+            await (await setting.asks(setting.token(identity=client))).rest()
+    return looks

@@ -16,7 +16,6 @@ from ...core.faults import FORGIVABLE, Blame, Classified
 from ...driver.reports import Report, Standing
 from ...exceptions import PoolError
 from ...stores.base import Placement
-from ..addresses import neighbourhood
 from .inquiry import LOOK, Door, Inquiry
 from .refusal import Refusal
 from .request import UpgradeRequest
@@ -121,12 +120,13 @@ class HeldInquiry(Inquiry):
         kind: Cause,
         detail: str,
         retry_after: float | None = None,
-    ) -> None:
-        super()._fault(placement, kind, detail, retry_after)
+    ) -> bool:
+        taken = super()._fault(placement, kind, detail, retry_after)
         again, self._failed_at = self._failed_at == placement.server, placement.server
-        if kind in FORGIVABLE and (again or kind is Cause.TIMEOUT):
+        if taken and kind in FORGIVABLE and (again or kind is Cause.TIMEOUT):
             # All that one client meets is one voice. So the pool looks whether others would too.
             self._gateway.pool.driver.spawn(self._look_into(placement, kind))
+        return taken
 
     async def _look_into(self, placement: Placement, kind: Cause) -> None:
         await self._is_looked_into(placement, kind, "a join failed")
@@ -134,13 +134,14 @@ class HeldInquiry(Inquiry):
     async def _is_looked_into(self, placement: Placement, kind: Cause, row: str) -> bool:
         """Whether it is being found out whose fault it is that this client is not let in."""
         claims = self._claims
+        client = "\n".join(("join", claims.room, claims.identity))
         report = Report(
             server=placement.server,
             revision=self._revision,
             error=Classified(blame=Blame.SERVER, cause=kind, row=row),
-            reporter="\n".join(("join", claims.room, claims.identity)),
-            # Of its own: what is reported from there wrongly is not held against what we saw.
-            address=f"join {neighbourhood(self._client)}",
+            reporter=client,
+            # It is known by its token. What others meet is not doubted for where it comes from.
+            address=client,
         )
         try:
             told = await self._gateway.pool.driver.reports.take(report)

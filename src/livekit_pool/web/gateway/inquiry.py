@@ -358,8 +358,9 @@ class Inquiry:
         kind: Cause,
         detail: str,
         retry_after: float | None = None,
-    ) -> None:
-        self._gateway.pool.fault(
+    ) -> bool:
+        """Evidence against the server of ``placement``; False where it may be our own fault."""
+        return self._gateway.pool.fault(
             placement.server,
             kind,
             FaultSource.JOIN,
