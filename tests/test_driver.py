@@ -169,10 +169,19 @@ async def slipped(store: Store) -> Document:
     await store.create(good, "made")
     slip = replace(good, revision=2, active_server="reed", active_since=1)
     assert (await store.swap(1, slip, "slip")).document == slip
-    await store.beat(
-        ProcessRow(process="other", host="there", started=NOON, names=tuple(names), fingerprint="f")
-    )
+    await store.beat(others_row(tuple(names), revision=1))
     return good
+
+
+def others_row(names: tuple[str, ...], revision: int) -> ProcessRow:
+    return ProcessRow(
+        process="other",
+        host="there",
+        started=NOON,
+        names=names,
+        fingerprint="f",
+        revision=revision,
+    )
 
 
 async def test_who_begins_waits_for_those_that_run_to_mend_a_slip_of_the_hand() -> None:
@@ -193,6 +202,18 @@ async def test_who_begins_waits_for_those_that_run_to_mend_a_slip_of_the_hand() 
 
             assert driver.document.active_server == "red"
             assert await store.history() == []
+
+
+async def test_those_that_begin_together_do_not_wait_for_each_other() -> None:
+    """A server was taken out of the list while no process ran: nobody is there to mend anything."""
+    async with Store() as store:
+        good = await slipped(store)
+        await store.beat(others_row(tuple(good.servers), revision=0))
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert driver.store_ok
+            await until(lambda: driver.document.active_server == "red")
 
 
 async def test_who_begins_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

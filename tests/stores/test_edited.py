@@ -168,3 +168,14 @@ async def test_a_revision_that_was_set_back_while_no_process_ran_is_not_given_tw
         history = await driver.store.history()
     assert [each.revision for each in history] == [6, 5, 4, 3, 2]
     assert [each.cause for each in history][:2] == [Cause.MANUAL, Cause.RESTORED]
+
+
+async def test_a_revision_that_was_set_back_is_noticed_by_who_heard_of_no_change_yet(
+    kept: Kept,
+) -> None:
+    async with kept.pool() as driver:
+        await driver.rotate("an update", actor="ann", to="green")
+    async with kept.pool() as driver:
+        kept.set_revision(1)
+        await until(lambda: driver.document.revision == 3, seconds=NOTICED, what="it goes on above")
+        assert driver.document.active_server == "green"

@@ -628,6 +628,20 @@ def test_a_move_is_told_once(path: Path) -> None:
     assert told == [(None, [moved]), (1, [])]
 
 
+def test_a_revision_that_is_set_back_is_another_document(path: Path) -> None:
+    """Who has heard of no revision yet would take a lower one for old news."""
+    told: list[int | Another | None] = []
+    watched = WatchedDatabase(path, 5, lambda revision, _: told.append(revision))
+    with closing(open_database(path, 5)) as db:
+        tables.create(db, first_document(), "a")
+        for revision in (7, 8, 6):
+            with db:
+                db.execute("UPDATE document SET revision = ?", (revision,))
+            watched.look()
+    watched.close()
+    assert told == [7, 8, Another.DOCUMENT]
+
+
 async def test_a_store_that_was_made_before_a_fork_works_after_it(path: Path) -> None:
     program = f"""
 import asyncio, os

@@ -186,7 +186,8 @@ class Following:
         Raises:
             StoreUnavailable: nobody has the active server, and it is not for us to say so yet.
         """
-        others = [row for row in self.rows if row.process != self._process]
+        # Who follows no document yet mends nothing: those that begin together would wait in vain.
+        others = [row for row in self.rows if row.process != self._process and row.revision]
         known = {name for row in others for name in row.names} | set(self._machine.names)
         if not others or document.active_server in known:
             return

@@ -117,7 +117,9 @@ class WatchedDatabase:
 def _became(before: _Kept | None, after: _Kept | None) -> int | Another | None:
     if before == after:
         return None
-    if after is None or (before is not None and (before[1] != after[1] or before[0] == after[0])):
+    if after is None:
+        return Another.DOCUMENT
+    if before is not None and (before[1] != after[1] or after[0] <= before[0]):
         return Another.DOCUMENT
     return after[0]
 
