@@ -12,9 +12,10 @@ from typing import cast
 
 import pytest
 
-from livekit_pool.core.document import Cause
+from livekit_pool.core.document import Cause, Document
 from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver
+from livekit_pool.driver.following import Following
 from livekit_pool.stores import store_from_url
 from livekit_pool.stores.base import Resync
 from livekit_pool.upstream.probe import Prober
@@ -171,11 +172,25 @@ async def test_a_revision_that_was_set_back_while_no_process_ran_is_not_given_tw
 
 
 async def test_a_revision_that_was_set_back_is_noticed_by_who_heard_of_no_change_yet(
-    kept: Kept,
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read: list[Following] = []
+
+    async def reload(self: Following) -> Document:
+        document = await reload_of(self)
+        read.append(self)
+        return document
+
+    reload_of = Following.reload
+    monkeypatch.setattr(Following, "reload", reload)
     async with kept.pool() as driver:
         await driver.rotate("an update", actor="ann", to="green")
     async with kept.pool() as driver:
+        await until(
+            lambda: driver._following in read,
+            seconds=NOTICED,
+            what="what it reads at its start is behind it",
+        )
         kept.set_revision(1)
         await until(lambda: driver.document.revision == 3, seconds=NOTICED, what="it goes on above")
         assert driver.document.active_server == "green"

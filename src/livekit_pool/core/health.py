@@ -326,9 +326,12 @@ class HealthBook:
     def let_in(self, server: str) -> bool:
         """Whether ``server``, of which only joins are believed, let us in when last asked."""
         sight = self._sights.get(server)
-        if sight is None or not sight.joins_only or sight.unauthorized is not None:
-            return False
-        return sight.signed > -math.inf
+        return (
+            sight is not None
+            and sight.joins_only
+            and sight.unauthorized is None
+            and sight.signed > -math.inf
+        )
 
     def signed_answer(self, server: str) -> float:
         """When the newest signed probe that ``server`` answered began; -inf if there is none."""

@@ -133,8 +133,7 @@ class HeldInquiry(Inquiry):
 
     async def _is_looked_into(self, placement: Placement, kind: Cause, row: str) -> bool:
         """Whether it is being found out whose fault it is that this client is not let in."""
-        claims = self._claims
-        client = "\n".join(("join", claims.room, claims.identity))
+        client = f"join\n{self._voice}"
         report = Report(
             server=placement.server,
             revision=self._revision,

@@ -367,8 +367,13 @@ class Inquiry:
             detail,
             self._revision,
             retry_after=retry_after,
-            voice=f"{self._claims.room}\n{self._claims.identity}",
+            voice=self._voice,
         )
+
+    @property
+    def _voice(self) -> str:
+        """Who asks, by its token."""
+        return f"{self._claims.room}\n{self._claims.identity}"
 
     async def _hold(self, placement: Placement) -> None:
         """
