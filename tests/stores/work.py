@@ -140,6 +140,8 @@ async def folds(store: Store, record: Callable[[Record], None], settings: dict[s
         at = sums.get("at", 0)
         loose = [key for key in sums if "/" in key]
         total = sums.get("sum", 0) + sum(sums[key] for key in loose)
+        # Long enough for others to fold what was read here: they would meet by chance only.
+        await asyncio.sleep(0.01)
         done = await store.fold("all", "at", at, {"at": at + 1, "sum": total}, loose)
         record({"at": at, "folded": done})
 
