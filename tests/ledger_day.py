@@ -134,6 +134,7 @@ class Process:
             names=NAMES,
             fingerprint="",
             sessions=self.driver.sessions(),
+            coming=self.driver.coming(),
             direct=self.driver.direct(),
         )
 

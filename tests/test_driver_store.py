@@ -173,6 +173,23 @@ async def test_it_starts_without_a_store_and_reads_the_document_when_it_is_back(
         await driver.rotate("back", actor="ann", to="red")
 
 
+async def test_while_it_is_away_nobody_waits_to_exchange_a_word(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "HEARTBEAT", 60.0)
+    store.beat_each = 60.0
+    driver = driver_of(store)
+    async with well(driver):
+        store.away = True
+        turns = store.turns
+        with pytest.raises(StoreUnavailable):
+            await driver.exchange()
+        await until(lambda: store.turns == turns + 2)  # its own, and a look whether it is back
+        with pytest.raises(StoreUnavailable, match="away"):
+            await driver.exchange()
+        assert store.turns == turns + 2
+
+
 async def test_its_going_and_coming_are_told_and_logged_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -417,6 +417,26 @@ class TestFigures:
         await asyncio.sleep(0)
         assert one.driver.usage["red"].participants == 2
 
+    async def test_a_seat_of_another_process_is_taken_and_nobody_is_there(
+        self, day: Day, one: Process
+    ) -> None:
+        red = replace(one.driver.servers["red"], max_participants=1)
+        one.driver.servers = {**one.driver.servers, "red": red}
+        day.processes[2].driver.coming = lambda: {"red": 1}
+        assert one.metering.is_full("red")
+        assert one.metering.usage("red").participants == 0
+
+    async def test_seats_that_others_wanted_are_free_while_the_store_is_away(
+        self, day: Day, one: Process
+    ) -> None:
+        """They cannot say that they do not want them any more."""
+        red = replace(one.driver.servers["red"], max_participants=1)
+        one.driver.servers = {**one.driver.servers, "red": red}
+        day.processes[2].driver.coming = lambda: {"red": 1}
+        one.driver.store_ok = False
+        assert await one.metering.seats.take("red")
+        assert one.metering.is_full("red"), "its own count"
+
 
 class TestFolding:
     async def old(self, day: Day, process: Process) -> None:
@@ -539,6 +559,15 @@ class TestLooking:
         assert one.metering.participants("red") == 2
         await one.metering.look()
         assert one.metering.participants("red") == 3, "it stays, so it came past the pool"
+
+    async def test_a_seat_is_nobody_on_the_server(self, day: Day, one: Process) -> None:
+        """It explains none of those whom the server has."""
+        self.there(day, "standup", "PA_1")
+        day.processes[2].driver.coming = lambda: {"red": 1}
+        await one.metering.look()
+        await one.metering.look()
+        assert one.metering.usage("red").participants == 1
+        assert one.metering.participants("red") == 2
 
     async def test_rooms_that_explain_themselves_are_not_looked_into_each_time(
         self, day: Day, one: Process

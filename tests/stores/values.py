@@ -91,6 +91,7 @@ def process_row(process: str) -> ProcessRow:
         fingerprint="f1",
         health={"red": {"health": "up", "at": NOON, "outcome": "ok", "detail": None}},
         sessions={"red": 3},
+        coming={"red": 1},
         probing=True,
         revision=3,
         direct={"red": 2},

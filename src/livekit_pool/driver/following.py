@@ -369,11 +369,14 @@ class Following:
         Tell the other processes what is so now, and read what they say after that.
 
         Raises:
-            StoreError: the store did not answer.
+            StoreError: the store did not answer; or it is away, and then it is not asked.
         """
         return await self._exchanging.run()
 
     async def _exchange(self) -> Sequence[ProcessRow]:
+        if not self.ok:
+            # Somebody waits, perhaps for the second time, as long as a store may take to answer.
+            raise StoreUnavailable(self._detail)
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._beat()

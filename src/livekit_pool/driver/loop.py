@@ -13,7 +13,7 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final, Self
 
@@ -632,7 +632,8 @@ class Driver:
             names=tuple(self.servers),
             fingerprint=self.fingerprint,
             health=health,
-            sessions=dict(Counter(self.sessions()) + Counter(self.coming())),
+            sessions=dict(self.sessions()),
+            coming=dict(self.coming()),
             probing=self.probing,
             revision=document.revision if document else 0,
             direct=dict(self.direct()),

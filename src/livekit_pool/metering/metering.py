@@ -166,14 +166,29 @@ class Metering:
         if self._clocks.monotonic() >= self._figured_at + FRESH:
             self._figure()
         figures = self._figures.get(server, NONE)
-        return replace(figures, participants=self.participants(server, rows))
+        return replace(figures, participants=self._present(server, self._others(rows)))
 
     def participants(self, server: str, rows: Sequence[ProcessRow] | None = None) -> int:
-        """How many participants are on ``server`` now: through all living processes, and direct."""
+        """
+        How many participants ``server`` has to have a place for now.
+
+        Those who are there, through all living processes and direct, and those who have a seat.
+        Seats in other processes, which may only be wanted, count while the store is well: nobody
+        hears otherwise that they are not wanted any more.
+        """
+        others = self._others(rows)
+        seats = self.seats.taken[server]
+        if self._driver.store_ok:
+            seats += sum(row.coming.get(server, 0) for row in others)
+        return self._present(server, others) + seats
+
+    def _others(self, rows: Sequence[ProcessRow] | None) -> Sequence[ProcessRow]:
         rows = self._driver.rows if rows is None else rows
-        others = [row for row in rows if row.process != self._driver.process]
-        mine = self._sessions[server] + self.seats.taken[server]
-        through = mine + sum(row.sessions.get(server, 0) for row in others)
+        return [row for row in rows if row.process != self._driver.process]
+
+    def _present(self, server: str, others: Sequence[ProcessRow]) -> int:
+        """How many are on ``server`` now, through all living processes and direct."""
+        through = self._sessions[server] + sum(row.sessions.get(server, 0) for row in others)
         direct = [row.direct.get(server, 0) for row in others]
         return through + max([*direct, self._looking.direct(server)])
 
@@ -191,10 +206,8 @@ class Metering:
 
     def count_again(self) -> None:
         """Tell it how many participants there are now; the minutes are those told before."""
-        usage = {
-            name: self._sure(name, replace(known, participants=self.participants(name)))
-            for name, known in self._driver.machine.usage.items()
-        }
+        told = self._driver.machine.usage
+        usage = {name: self._sure(name, known) for name, known in told.items()}
         if usage and usage != self._driver.machine.usage:
             self._driver.feed(UsageSeen(usage=usage))
 
@@ -204,7 +217,12 @@ class Metering:
             self.count_again()
 
     def _sure(self, server: str, usage: Usage) -> Usage:
-        """``usage`` without those who may be counted twice, where they would fill ``server``."""
+        """
+        ``usage`` with all who have to have a place.
+
+        Without those who may be counted twice, where they would fill ``server``.
+        """
+        usage = replace(usage, participants=self.participants(server))
         known = self._driver.servers.get(server)
         most = None if known is None else known.max_participants
         if most is None or usage.participants < most or self._sessions[server] >= most:

@@ -129,8 +129,9 @@ class ProcessRow:
         names: its servers, in its order. fingerprint: hash of its whole list, secrets excluded.
         health: server name -> {"health", "at", "outcome", "detail", ..., "signed"} as it sees them
             (JSON); ``signed`` is {"outcome", "began", "detail"} of its newest signed probe.
-        sessions: server name -> number of participants connected through this process, or about to
-            be where the server takes a limited number.
+        sessions: server name -> number of participants connected through this process.
+        coming: server name -> number of joins under way through it that have a seat there or want
+            one, where the server takes a limited number.
         probing: whether it is the one that probes on its machine.
         revision: of the document that it follows; 0 before it has one.
         direct: server name -> number of participants that came past the pool, if it looks for them.
@@ -143,6 +144,7 @@ class ProcessRow:
     fingerprint: str
     health: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
+    coming: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
     revision: int = 0
     direct: Mapping[str, int] = field(default_factory=dict)

@@ -189,6 +189,7 @@ def row_fields(row: ProcessRow) -> dict[str, Value]:
             # As text: nobody searches in them, and what is in them is free.
             "health": json.dumps({name: dict(seen) for name, seen in row.health.items()}),
             "sessions": json.dumps(dict(row.sessions)),
+            "coming": json.dumps(dict(row.coming)),
             "probing": row.probing,
             "revision": row.revision,
             "direct": json.dumps(dict(row.direct)),
@@ -208,6 +209,7 @@ def read_row(fields: Mapping[str, Any]) -> ProcessRow | None:
             fingerprint=content["fingerprint"],
             health=json.loads(content["health"]),
             sessions=json.loads(content["sessions"]),
+            coming=json.loads(content.get("coming", "{}")),
             probing=content["probing"],
             revision=content.get("revision", 0),  # a row of an older version has none
             direct=json.loads(content.get("direct", "{}")),

@@ -206,10 +206,10 @@ async def test_a_seat_is_free_again_when_nobody_took_it() -> None:
     async with a_pool(never, most={"red": 1, "green": 1}) as setting:
         connection = await setting.asks()
         await until(lambda: setting.pool.metering.seats.taken["red"] == 1)
-        assert setting.pool.driver.row().sessions == {"red": 1}, "the others count it"
+        assert setting.pool.driver.row().coming == {"red": 1}, "the others count it"
         connection.close()
         await until(lambda: setting.pool.metering.seats.taken["red"] == 0)
-        assert setting.pool.driver.row().sessions == {}
+        assert not any(setting.pool.driver.row().coming.values())
 
 
 async def test_a_seat_that_is_given_to_who_has_just_gone_is_free_again(
@@ -237,7 +237,8 @@ async def test_of_several_processes_only_so_many_take_the_last_seats() -> None:
         driver, mine = setting.pool.driver, setting.pool.metering.seats
         taken = await asyncio.gather(*(mine.take("red") for _ in range(5)))
         assert sum(taken) == 2
-        assert (await driver.store.rows())[-1].sessions.get("red", 0) >= 2
+        (told,) = [row for row in await driver.store.rows() if row.process == driver.process]
+        assert told.coming == {"red": 2}
         mine.leave("red")
         await others_have(setting, red=3)
         assert not await mine.take("red"), "what the others said since is heard"
