@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -17,7 +19,7 @@ from livekit_pool.driver import Driver, following, writing
 from livekit_pool.exceptions import NoAnswer, StoreCorrupt, StoreUnavailable
 from livekit_pool.resets import MONTHLY
 from livekit_pool.servers import Server
-from livekit_pool.stores.base import Ledger, Loaded, Swapped
+from livekit_pool.stores.base import Ledger, Loaded, ProcessRow, Swapped
 from livekit_pool.upstream.probe import Prober, ProbeResult
 from tests import test_driver
 from tests.test_driver import NOON, SERVERS, FakeProber
@@ -44,6 +46,7 @@ class Store(test_driver.Store):
         away: nothing is answered.
         corrupt: what is wrong with the document, if it cannot be read.
         beat_each: seconds between two heartbeats.
+        beats: when a heartbeat was written, by the monotonic clock.
         late: what a reading waits for before it answers, if it does.
         ledgers: how often the ledger was read.
         restores: how often somebody wanted to bring something back.
@@ -56,6 +59,7 @@ class Store(test_driver.Store):
         self.beat_each = 0.02
         self.late: asyncio.Event | None = None
         self.loads = self.ledgers = self.restores = self.turns = 0
+        self.beats: list[float] = []
 
     @property
     def heartbeat(self) -> float:
@@ -75,6 +79,10 @@ class Store(test_driver.Store):
         if (late := self.late) is not None:
             await late.wait()
         return loaded
+
+    async def beat(self, row: ProcessRow) -> None:
+        self.beats.append(time.monotonic())
+        await super().beat(row)
 
     async def ledger(self) -> Ledger:
         self.ledgers += 1
@@ -402,6 +410,27 @@ async def test_where_heartbeats_are_rare_every_process_probes(store: Store) -> N
     prober = CountingProber()
     async with driver_of(store, prober, leads=lambda: False):
         await until(lambda: prober.probes > 6)
+
+
+async def test_where_calls_cost_what_cannot_be_read_is_looked_at_seldom(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.beat_each = 0.3
+    monkeypatch.setattr(following, "LONGEST_LOOK", 0.3)
+    async with well(driver_of(store)) as driver:
+        store.corrupt = "What LIVEKIT_POOL_STORE holds is nonsense."
+        with pytest.raises(StoreCorrupt):
+            await driver.reload()
+        store.loads = 0
+        first = len(store.beats)
+        await until(lambda: len(store.beats) >= first + 5)
+
+        beats = store.beats[first:]
+        assert min(b - a for a, b in pairwise(beats)) >= 0.3
+        # The pauses between looks grow once, not anew after each heartbeat.
+        assert store.loads <= 2 * 5 + 5
+        store.corrupt = ""
+        await until(lambda: driver.store_ok)
 
 
 async def test_news_of_a_servers_health_do_not_wait_for_the_next_heartbeat(store: Store) -> None:

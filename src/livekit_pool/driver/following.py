@@ -354,15 +354,15 @@ class Following:
         """
         Say that this process lives, and read what the others say.
 
-        While the store is away, or holds what cannot be read, and each heartbeat is a write that
-        costs: only look whether it is back, until the next heartbeat is due.
+        While the store is away, or holds what cannot be read, and each call costs: only look
+        whether it is back, with no more heartbeats than ever.
         """
-        costs = self._store.heartbeat > HEARTBEAT
-        if costs and not self.ok and time.monotonic() < self._beat_due:
+        looks = not self.ok and self._store.heartbeat > HEARTBEAT
+        if not looks or time.monotonic() >= self._beat_due:
+            await self._beat()
+            await self.read_rows()
+        if looks:
             await self._store.load()
-            return
-        await self._beat()
-        await self.read_rows()
 
     async def exchange(self) -> Sequence[ProcessRow]:
         """
