@@ -7,19 +7,27 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from livekit_pool import observe
 from livekit_pool.core.actions import Announce
-from livekit_pool.core.document import Cause, Document, Rotation, new_document, rotated
+from livekit_pool.core.document import (
+    Cause,
+    Document,
+    Rotation,
+    new_document,
+    restored,
+    rotated,
+)
 from livekit_pool.core.events import FaultSource, ProbeOutcome
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import Role
 from livekit_pool.driver import Driver, following, loop, tasks
 from livekit_pool.driver.clock import Jumps
-from livekit_pool.exceptions import PoolError, StoreCorrupt
+from livekit_pool.exceptions import PoolError, StoreCorrupt, StoreUnavailable
 from livekit_pool.servers import Server
 from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
 from livekit_pool.stores.memory import MemoryStore
@@ -216,15 +224,81 @@ async def test_those_that_begin_together_do_not_wait_for_each_other() -> None:
             await until(lambda: driver.document.active_server == "red")
 
 
-async def test_who_begins_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "MENDING", 0.0)
+async def test_who_begins_does_not_wait_for_ever_however_long_the_store_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now))
     async with Store() as store:
         await slipped(store)
+        away: list[Exception] = [StoreUnavailable("away")] * 10_000
+        store.errors["rows"] = away
         async with Driver(
             SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
         ) as driver:
-            await until(lambda: driver.document.active_server == "red")
+            assert driver.store_detail == "away"
+            now += 2 * following.MENDING
+            away.clear()
+            await until(lambda: "'reed'" in driver.store_detail)
+            assert driver.machine.document is None, "those that run have a little longer"
+
+            now += following.MENDING
+            await until(lambda: driver.store_ok and driver.document.active_server == "red")
             assert [rotation.cause for rotation in await store.history()] == [Cause.REMOVED]
+
+
+async def two_revisions(store: Store) -> tuple[Document, Document, Rotation]:
+    """The document that the store has, and what a rotation would make of it."""
+    names = [server.name for server in SERVERS]
+    old = new_document(lineage="L", names=names, actor="other", now=NOON)
+    await store.create(old, "made")
+    newer, rotation = rotated(
+        old, to="green", names=names, cause=Cause.MANUAL, reason="", actor="ann", now=NOON
+    )
+    return old, newer, rotation
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["history", "no history"])
+async def test_who_begins_waits_for_those_that_run_to_bring_back_what_was_set_back(
+    remembers: bool,
+) -> None:
+    async with Store() as store:
+        old, newer, rotation = await two_revisions(store)
+        assert (await store.swap(1, newer, "rotated", rotation)).document == newer
+        # Where heartbeats are rare, the row may be older than the rotation.
+        await store.beat(others_row(tuple(old.servers), revision=1 if remembers else 2))
+        store._document = old
+        if not remembers:
+            store._history.clear()
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert not driver.store_ok
+            assert "at revision 1, and was at 2" in driver.store_detail
+            assert (await store.load()).document == old, "it is not for this one to bring it back"
+
+            again, note = restored(newer, above=2, reason="", actor="other", now=NOON)
+            assert (await store.restore(old, again, "restored", [note])).document == again
+            await until(lambda: driver.store_ok)
+            assert driver.document == again
+
+
+async def test_what_went_on_while_it_was_read_is_no_slip(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Store() as store:
+        old, newer, rotation = await two_revisions(store)
+        history = store.history
+
+        async def late(limit: int) -> Sequence[Rotation]:
+            await store.swap(1, newer, "rotated", rotation)
+            await store.beat(others_row(tuple(old.servers), revision=2))
+            return await history(limit)
+
+        monkeypatch.setattr(store, "history", late)
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert driver.store_ok
+            assert driver.document == newer
 
 
 async def test_a_probe_that_fails_unexpectedly_is_not_the_last_of_its_server() -> None:

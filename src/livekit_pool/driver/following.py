@@ -108,7 +108,7 @@ class Following:
         self._process = process
         self._started = started
         self._detail = ""
-        self._entered = time.monotonic()
+        self._slip_since: float | None = None  # the running processes mend it, monotonic
         self._beat_due = 0.0  # when the row must be written again, by the monotonic clock
         self._return: asyncio.Task[None] | None = None
         self._loading: Final = Shared(self._load)
@@ -150,7 +150,6 @@ class Following:
         Raises:
             StoreCorrupt: what the store holds is not a pool's document.
         """
-        self._entered = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._begin()
@@ -171,31 +170,48 @@ class Following:
             document = await self._make_document()
         past = await self._past(REMEMBERED)
         self.writing.remember(reversed(past))
-        if past and past[0].revision > document.revision:
-            document = await self._raise(document, past[0].revision)
+        newest = past[0].revision if past else 0
         await self.read_rows()
-        self._wait_for_mending(document)
+        document = await self._mended(document, newest)
+        if newest > document.revision:
+            document = await self._raise(document, newest)
         self._host.feed(Loaded(document=document))
 
-    def _wait_for_mending(self, document: Document) -> None:
+    async def _mended(self, document: Document, newest: int) -> Document:
         """
-        Do not begin with a slip of somebody's hand, which the running processes put right.
+        ``document``, if there is no slip of somebody's hand in it that running processes mend.
 
-        They would have left a server that all of them had lost from their lists.
+        They would have left a server that all of them had lost from their lists, and they know
+        newer content than that of a document whose revision was set back.
+
+        Args:
+            newest: revision at the top of the history.
 
         Raises:
-            StoreUnavailable: nobody has the active server, and it is not for us to say so yet.
+            StoreUnavailable: there is one, and they have not had `MENDING` seconds for it yet.
         """
         # Who follows no document yet mends nothing: those that begin together would wait in vain.
         others = [row for row in self.rows if row.process != self._process and row.revision]
+        if not others:
+            return document
         known = {name for row in others for name in row.names} | set(self._machine.names)
-        if not others or document.active_server in known:
-            return
-        if time.monotonic() < self._entered + MENDING:
-            raise StoreUnavailable(
+        newest = max(newest, *(row.revision for row in others))
+        if newest > document.revision:  # it may have gone on since it was read
+            document = (await self._store.load()).document or document
+        if newest > document.revision:
+            slip = f"the document is at revision {document.revision}, and was at {newest}"
+        elif document.active_server not in known:
+            slip = (
                 f"the document names {document.active_server!r} as active, a server that no process"
-                " has; the processes that run will put it right"
+                " has"
             )
+        else:
+            return document
+        if self._slip_since is None:
+            self._slip_since = time.monotonic()
+        if time.monotonic() < self._slip_since + MENDING:
+            raise StoreUnavailable(f"{slip}; the processes that run will put it right")
+        return document
 
     async def _others_are_older(self) -> bool:
         return any(row.started < self._started - NEWBORN_WAIT for row in await self._store.rows())
