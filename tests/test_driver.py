@@ -17,6 +17,7 @@ from livekit_pool.core.actions import Announce
 from livekit_pool.core.document import (
     Cause,
     Document,
+    Mark,
     Rotation,
     new_document,
     restored,
@@ -256,6 +257,49 @@ async def two_revisions(store: Store) -> tuple[Document, Document, Rotation]:
         old, to="green", names=names, cause=Cause.MANUAL, reason="", actor="ann", now=NOON
     )
     return old, newer, rotation
+
+
+async def test_an_outage_takes_nothing_from_the_time_of_those_who_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now))
+    async with Store() as store:
+        await slipped(store)
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert "'reed'" in driver.store_detail
+            away: list[Exception] = [StoreUnavailable("away")] * 10_000
+            store.errors["rows"] = away
+            await until(lambda: driver.store_detail == "away")
+            now += 2 * following.MENDING
+            away.clear()
+            await until(lambda: "'reed'" in driver.store_detail)
+            assert driver.machine.document is None
+
+
+async def test_who_begins_does_not_wait_where_a_pause_keeps_those_that_run_from_it() -> None:
+    async with Store() as store:
+        good = await slipped(store)
+        mark = Mark(by="ann", since=NOON, reason="")
+        held = replace(good, revision=3, active_server="reed", paused=mark)
+        assert (await store.swap(2, held, "paused")).document == held
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert driver.store_ok
+            assert driver.document == held
+
+
+async def test_a_document_made_anew_is_above_the_rows_of_those_that_died() -> None:
+    async with Store() as store:
+        await store.beat(others_row(tuple(server.name for server in SERVERS), revision=11))
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert driver.store_ok
+            assert driver.document.revision == 12
 
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["history", "no history"])

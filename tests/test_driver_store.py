@@ -80,9 +80,9 @@ class Store(test_driver.Store):
             await late.wait()
         return loaded
 
-    async def beat(self, row: ProcessRow) -> None:
+    async def beat(self, row: ProcessRow) -> bool:
         self.beats.append(time.monotonic())
-        await super().beat(row)
+        return await super().beat(row)
 
     async def ledger(self) -> Ledger:
         self.ledgers += 1

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from livekit_pool.core.events import ProbeOutcome, SignedSight
-from livekit_pool.driver.neighbours import seen_in, signed_sight
-from livekit_pool.stores.base import LIVING, ProcessRow
+from livekit_pool.driver.neighbours import LATE, Neighbours, seen_in, signed_sight
+from livekit_pool.stores.base import HEARTBEAT, LIVING, ProcessRow
+from livekit_pool.stores.memory import MemoryStore
 
 NOW = 1_800_000_000.0
 
@@ -37,6 +38,59 @@ def row(
 
 
 OWN = row("own", "here")
+OTHER = row("other", "there")
+
+
+class TestNeighbours:
+    """Rows that are missing for a moment; the clock is turned by hand."""
+
+    def setup_method(self) -> None:
+        self.now = 0.0
+        self.known = Neighbours(MemoryStore("memory://"), "own", lambda: self.now)
+        self.known.told(known=False)
+        self.known.read([OWN, OTHER])
+
+    def read(self, *rows: ProcessRow) -> list[str]:
+        return [row.process for row in self.known.read(rows)]
+
+    def test_who_leaves_or_dies_is_gone_at_once(self) -> None:
+        for _ in range(5):
+            self.now += LATE * HEARTBEAT
+            self.known.told(known=True)
+            assert self.read(OWN) == ["own"]
+
+    def test_who_was_there_before_an_outage_counts_until_all_have_told_it_anew(self) -> None:
+        self.now += LATE * HEARTBEAT + 0.1
+        self.known.told(known=True)
+        began = self.now
+        while self.now < began + LIVING:
+            assert self.read(OWN) == ["own", "other"]
+            assert self.known.living([OWN]) == self.known.rows
+            self.now += LIVING / 6
+            self.known.told(known=True)
+        assert self.read(OWN) == ["own"]
+
+    def test_so_it_does_where_the_rows_are_read_before_the_own_is_written_again(self) -> None:
+        self.now += LATE * HEARTBEAT + 0.1
+        assert self.read(OWN) == ["own", "other"]
+
+    def test_who_was_there_before_the_store_lost_its_rows_counts_as_well(self) -> None:
+        self.known.told(known=False)
+        assert self.read(OWN) == ["own", "other"]
+
+    def test_so_it_does_where_ones_own_row_is_missing(self) -> None:
+        assert self.read() == ["own", "other"]
+
+    def test_the_newer_row_counts_once(self) -> None:
+        self.known.told(known=False)
+        newer = replace(OTHER, names=("red",))
+        assert self.known.read([OWN, newer]) == [OWN, newer]
+
+    def test_a_process_that_has_just_begun_has_nothing_to_keep(self) -> None:
+        new = Neighbours(MemoryStore("memory://"), "own", lambda: self.now)
+        assert new.read([OTHER]) == [OTHER]
+        new.told(known=False)
+        assert new.read([OWN]) == [OWN]
 
 
 def test_a_process_alone_counts_itself() -> None:

@@ -62,7 +62,7 @@ async def _read(driver: Driver) -> tuple[Sequence[ProcessRow], Mapping[str, int]
     rooms: Mapping[str, int] = driver.rooms()
     if driver.store_ok:
         try:
-            rows = await driver.store.rows()
+            rows = await driver.living()
             if driver.store.keeps_placements:
                 rooms = await driver.store.rooms()
         except StoreError as error:

@@ -17,6 +17,7 @@ import pytest
 from livekit_pool.core.document import Document
 from livekit_pool.exceptions import StoreUnavailable
 from livekit_pool.stores.base import (
+    HEARTBEAT,
     Changed,
     Loaded,
     Moved,
@@ -1043,6 +1044,13 @@ class TestProcesses:
         await store.beat(newer)
 
         assert await store.rows() == [replace(newer, beat=NOON + 2)]
+
+    async def test_a_beat_says_whether_the_store_had_the_row(self, store: Store) -> None:
+        if store.heartbeat == HEARTBEAT:  # else to know would cost a read
+            assert await store.beat(process_row("p1")) is False
+        assert await store.beat(process_row("p1")) is True
+        await store.leave("p1")
+        assert await store.beat(process_row("p1")) is (store.heartbeat != HEARTBEAT)
 
     async def test_only_living_ones_are_answered(self, store: Store, clock: Clock) -> None:
         await store.beat(process_row("p1"))

@@ -31,7 +31,7 @@ from ..exceptions import (
 from ..stores.base import HEARTBEAT, Changed, Moved, Placement, ProcessRow, Store
 from .clock import StoreClock
 from .listeners import Listeners
-from .neighbours import seen_in
+from .neighbours import Neighbours, seen_in
 from .shared import Shared
 from .tasks import Tasks
 from .writing import REMEMBERED, Writing
@@ -49,6 +49,10 @@ LONGEST_LOOK: Final = 60.0
 
 PATIENCE: Final = 8.0
 """Seconds after which a call of the store is given up, whatever the store says of itself."""
+
+
+class _Unmended(StoreUnavailable):
+    """The running processes have to put the document right before this one follows it."""
 
 
 class Host(Protocol):
@@ -70,7 +74,6 @@ class Following:
 
     Attributes:
         ok: whether the store answers, and what it holds has been read since it does.
-        rows: the living processes' rows, as they were read last.
         clock: the store's time. writing: changes of the document.
         news: set when there is something that the other processes want to hear at once.
         changed: told with False when the store goes away, with True when it is back.
@@ -95,7 +98,6 @@ class Following:
             started: when it started, by this machine's clock, in seconds since the epoch.
         """
         self.ok = True
-        self.rows: Sequence[ProcessRow] = ()
         self.clock: Final = StoreClock()
         self.writing: Final = Writing(store, self.clock.now)
         self.news: Final = asyncio.Event()
@@ -106,6 +108,7 @@ class Following:
         self._host = host
         self._tasks = tasks
         self._process = process
+        self._neighbours: Final = Neighbours(store, process)
         self._started = started
         self._detail = ""
         self._slip_since: float | None = None  # the running processes mend it, monotonic
@@ -118,6 +121,20 @@ class Following:
     def detail(self) -> str:
         """One sentence about what is wrong with the store; empty while nothing is."""
         return "" if self.ok else self._detail
+
+    @property
+    def rows(self) -> Sequence[ProcessRow]:
+        """The living processes' rows, as they were read last."""
+        return self._neighbours.rows
+
+    async def living(self) -> Sequence[ProcessRow]:
+        """
+        The living processes' rows, read now for somebody to look at.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return self._neighbours.living(await self._store.rows())
 
     def start(self) -> None:
         """Follow what changes, and say that this process lives."""
@@ -181,8 +198,8 @@ class Following:
         """
         ``document``, if there is no slip of somebody's hand in it that running processes mend.
 
-        They would have left a server that all of them had lost from their lists, and they know
-        newer content than that of a document whose revision was set back.
+        They would have left a server that all of them had lost from their lists, unless the pool
+        is paused, and they know newer content than that of a document whose revision was set back.
 
         Args:
             newest: revision at the top of the history.
@@ -200,7 +217,7 @@ class Following:
             document = (await self._store.load()).document or document
         if newest > document.revision:
             slip = f"the document is at revision {document.revision}, and was at {newest}"
-        elif document.active_server not in known:
+        elif document.active_server not in known and document.paused is None:
             slip = (
                 f"the document names {document.active_server!r} as active, a server that no process"
                 " has"
@@ -210,20 +227,23 @@ class Following:
         if self._slip_since is None:
             self._slip_since = time.monotonic()
         if time.monotonic() < self._slip_since + MENDING:
-            raise StoreUnavailable(f"{slip}; the processes that run will put it right")
+            raise _Unmended(f"{slip}; the processes that run will put it right")
         return document
 
     async def _others_are_older(self) -> bool:
         return any(row.started < self._started - NEWBORN_WAIT for row in await self._store.rows())
 
     async def _make_document(self) -> Document:
-        history = await self._past(1)  # of a document that is gone for good
+        # Of a document that is gone for good. Not every revision is in the history, and the row of
+        # a process that died may be there still.
+        known = [rotation.revision for rotation in await self._past(1)]
+        known += [row.revision for row in await self._store.rows()]
         first = new_document(
             lineage=secrets.token_hex(8),
             names=self._machine.names,
             actor=self._process,
             now=self.clock.now(),
-            revision=history[0].revision + 1 if history else 1,
+            revision=max(known, default=0) + 1,
         )
         swapped = await self._store.create(first, f"{self._process}-create")
         return swapped.document or first
@@ -296,6 +316,8 @@ class Following:
 
     def failed(self, error: Exception) -> None:
         """The store did not answer: from now on this process goes by what it knows."""
+        if not isinstance(error, _Unmended):
+            self._slip_since = None  # while it is away for us, it may be for those who mend
         self._detail = str(error) if isinstance(error, StoreError) else "no answer in time"
         if not self.ok:
             return
@@ -406,7 +428,7 @@ class Following:
         return self.rows
 
     async def _beat(self) -> None:
-        await self._store.beat(self._host.row())
+        self._neighbours.told(known=await self._store.beat(self._host.row()))
         self._beat_due = time.monotonic() + self._store.heartbeat
 
     async def read_rows(self) -> int:
@@ -416,7 +438,7 @@ class Following:
         Raises:
             StoreError: the store did not answer.
         """
-        self.rows = await self._store.rows()
-        seen = seen_in(self.rows, self._host.row(), self.clock.now())
+        rows = self._neighbours.read(await self._store.rows())
+        seen = seen_in(rows, self._host.row(), self.clock.now())
         self._host.feed(seen)
         return seen.participants

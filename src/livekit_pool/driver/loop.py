@@ -261,6 +261,15 @@ class Driver:
         """
         return await self._following.exchange()
 
+    async def living(self) -> Sequence[ProcessRow]:
+        """
+        The living processes' rows, read now for somebody to look at.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return await self._following.living()
+
     def is_fresh(self) -> None:
         """The document has just been read: what is remembered of it is not old."""
         self._last_tick = time.monotonic()

@@ -4,12 +4,74 @@ Neighbours: what the other processes of the pool have and see, by their rows in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from ..core.events import ProbeOutcome, RowsSeen, SignedSight
-from ..stores.base import LIVING, ProcessRow
+from ..stores.base import HEARTBEAT, LIVING, ProcessRow, Store
 
-__all__ = ["seen_in", "signed_sight"]
+__all__ = ["Neighbours", "seen_in", "signed_sight"]
+
+LATE: Final = 1.5
+"""Heartbeats since our last one after which those of others may be late for the same reason."""
+
+
+class Neighbours:
+    """
+    The living processes' rows, as they were read last.
+
+    A store that was away, or that lost its rows, shows at first only those that have told it anew
+    that they live. Who believed it would be alone for a moment: leave a server that others have,
+    have nobody to ask what they see, count nobody's participants. So for `LIVING` seconds those
+    that were there before go on counting; a process that died in that time counts as long.
+
+    Attributes:
+        rows: those rows, this process's own among them once it has one.
+    """
+
+    def __init__(
+        self, store: Store, process: str, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Nothing is read yet; ``process`` is this process's identity."""
+        self.rows: Sequence[ProcessRow] = ()
+        self._store = store
+        self._process = process
+        self._monotonic = monotonic
+        self._told_at: float | None = None
+        self._kept: Sequence[ProcessRow] = ()
+        self._kept_until = -math.inf
+
+    def told(self, *, known: bool) -> None:
+        """This process's row was written; ``known`` says whether the store had it before."""
+        if self._is_late or (self._told_at is not None and not known):
+            self._keep()
+        self._told_at = self._monotonic()
+
+    def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
+        """Take in what the store showed; returns `rows`."""
+        told = self._told_at is not None
+        if self._is_late or (told and all(row.process != self._process for row in found)):
+            self._keep()
+        self.rows = self.living(found)
+        return self.rows
+
+    def living(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
+        """``found`` in the store, with those that it may not have again yet."""
+        if self._monotonic() >= self._kept_until:
+            return found
+        there = {row.process for row in found}
+        return [*found, *(row for row in self._kept if row.process not in there)]
+
+    @property
+    def _is_late(self) -> bool:
+        pause = LATE * max(self._store.heartbeat, HEARTBEAT)
+        return self._told_at is not None and self._monotonic() > self._told_at + pause
+
+    def _keep(self) -> None:
+        self._kept = self.rows
+        self._kept_until = self._monotonic() + LIVING
 
 
 def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen:

@@ -390,8 +390,14 @@ class Store(Protocol):
 
     # -- processes --
 
-    async def beat(self, row: ProcessRow) -> None:
-        """Write this process's row, with the store's time as its heartbeat."""
+    async def beat(self, row: ProcessRow) -> bool:
+        """
+        Write this process's row, with the store's time as its heartbeat.
+
+        Returns:
+            False if there was no row of this process before: it is the first, or the store lost
+            them. A store that cannot tell at no cost says True.
+        """
 
     async def leave(self, process: str) -> None:
         """Remove a process's row and its holders, as a planned stop does."""

@@ -308,7 +308,7 @@ class FirestoreStore:
 
     # -- processes --
 
-    async def beat(self, row: ProcessRow) -> None:
+    async def beat(self, row: ProcessRow) -> bool:
         client = self._open()
         fields = values.row_fields(row)
         name = self._address.below("processes", row.process)
@@ -320,6 +320,7 @@ class FirestoreStore:
             write.update.fields["beat"] = beat
         await client.write([write], Budget())
         self._rooms.beat(row.process, client.now())
+        return True  # to know would be a read
 
     async def leave(self, process: str) -> None:
         client, budget = self._open(), Budget()

@@ -271,10 +271,12 @@ class MemoryStore:
 
     # -- processes --
 
-    async def beat(self, row: ProcessRow) -> None:
+    async def beat(self, row: ProcessRow) -> bool:
         now = await self._turn()
+        known = row.process in self._rows
         self._rows[row.process] = replace(row, beat=now)
         self._rooms.beat(row.process, now)
+        return known
 
     async def leave(self, process: str) -> None:
         now = await self._turn()

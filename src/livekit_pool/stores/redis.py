@@ -333,10 +333,10 @@ class RedisStore:
 
     # -- processes --
 
-    async def beat(self, row: ProcessRow) -> None:
+    async def beat(self, row: ProcessRow) -> bool:
         content = asdict(row)
         del content["beat"]  # the store's time, which only Redis knows
-        await self._write(scripts.BEAT, row.process, json.dumps(content))
+        return bool(await self._write(scripts.BEAT, row.process, json.dumps(content)) == 0)
 
     async def leave(self, process: str) -> None:
         await self._write(scripts.LEAVE, process)

@@ -396,12 +396,13 @@ BEAT = Script(
     "processes beats holders touched",
     f"""
 redis.call('ZADD', beats, exact(now), ARGV[2])
-redis.call('HSET', processes, ARGV[2], ARGV[3])
+local new = redis.call('HSET', processes, ARGV[2], ARGV[3])
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', exact(now - {_FORGOTTEN}))) do
   redis.call('ZREM', beats, dead)
   redis.call('HDEL', processes, dead)
   let_go(dead, false)
 end
+return new
 """,
     NOW,
     HOLDERS,

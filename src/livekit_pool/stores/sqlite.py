@@ -298,8 +298,8 @@ class SqliteStore:
 
     # -- processes --
 
-    async def beat(self, row: ProcessRow) -> None:
-        await self._database.write(lambda db: tables.beat(db, self._clock(), row))
+    async def beat(self, row: ProcessRow) -> bool:
+        return await self._database.write(lambda db: tables.beat(db, self._clock(), row))
 
     async def leave(self, process: str) -> None:
         await self._database.write(lambda db: tables.leave(db, self._clock(), process))

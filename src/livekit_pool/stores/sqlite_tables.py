@@ -369,17 +369,21 @@ def fold(
 # -- processes --
 
 
-def beat(db: _Database, now: float, row: ProcessRow) -> None:
-    content = asdict(replace(row, beat=now))
-    db.execute(
-        "INSERT INTO processes (process, beat, content) VALUES (?, ?, ?)"
-        " ON CONFLICT (process) DO UPDATE SET beat = excluded.beat, content = excluded.content",
-        (row.process, now, json.dumps(content)),
-    )
+def beat(db: _Database, now: float, row: ProcessRow) -> bool:
+    content = json.dumps(asdict(replace(row, beat=now)))
+    known = db.execute(
+        "UPDATE processes SET beat = ?, content = ? WHERE process = ?", (now, content, row.process)
+    ).rowcount
+    if not known:
+        db.execute(
+            "INSERT INTO processes (process, beat, content) VALUES (?, ?, ?)",
+            (row.process, now, content),
+        )
     dead = db.execute("SELECT process FROM processes WHERE ? - beat > ?", (now, _FORGOTTEN))
     for (process,) in dead.fetchall():
         db.execute("DELETE FROM holders WHERE process = ?", (process,))
         db.execute("DELETE FROM processes WHERE process = ?", (process,))
+    return bool(known)
 
 
 def leave(db: _Database, now: float, process: str) -> None:
