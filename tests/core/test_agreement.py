@@ -16,6 +16,7 @@ DRAINED = replace(RECORD, drained=MARK)
 OLDER_LINEAGE = replace(HELD, lineage="A", created_at=START - 1)
 YOUNGER_LINEAGE = replace(HELD, lineage="A", created_at=START + 1)
 FOREIGN = replace(HELD, active_server_index=1, index_written=2)
+DAMAGED = replace(HELD, repaired=True)
 
 
 def at(base: Document, revision: int) -> Document:
@@ -33,6 +34,10 @@ def at(base: Document, revision: int) -> Document:
         (at(HELD, 3), Finding.NEWER),
         (at(HELD, 1), Finding.OLDER),
         (FOREIGN, Finding.FOREIGN),
+        (DAMAGED, Finding.DAMAGED),
+        (replace(FOREIGN, repaired=True), Finding.FOREIGN),
+        (at(DAMAGED, 3), Finding.NEWER),
+        (at(DAMAGED, 1), Finding.OLDER),
         (at(FOREIGN, 3), Finding.NEWER),
         (at(FOREIGN, 1), Finding.OLDER),
         # Of two lineages the older one stands, unless that would be a step back.
@@ -176,6 +181,12 @@ def test_where_nothing_was_lost_nothing_is_written(found: Document) -> None:
             at(HELD, 10),
             "the store held an older document, or an edited one",
         ),
+        (DAMAGED, at(HELD, 3), "parts of the document in the store were missing or nonsense"),
+        (
+            at(DAMAGED, 5),
+            at(HELD, 6),
+            "parts of the document in the store were missing or nonsense",
+        ),
         (
             at(OLDER_LINEAGE, 1),
             at(OLDER_LINEAGE, 3),
@@ -192,6 +203,7 @@ def test_what_stands_is_written_above_both(
     assert written is not None
     place, after, note = written
     assert (place, after) == (found, expected)
+    assert not after.repaired
     assert (note.revision, note.from_, note.to) == (after.revision, "blue", "blue")
     assert (note.cause, note.reason) == (Cause.RESTORED, reason)
     assert (note.actor, note.at) == ("pool p", START + 1)
@@ -205,8 +217,17 @@ def test_who_finds_it_mended_writes_nothing() -> None:
     assert remedy(losses) is None
 
 
-def test_an_edited_document_is_not_mended_twice_at_once() -> None:
-    losses, edited = Losses(), replace(HELD, active_server="red")
+def test_what_is_damaged_when_a_process_begins_is_mended() -> None:
+    losses = Losses()
+    assert losses.found(None, None) is Finding.NEWER
+    assert remedy(losses) is None
+    assert losses.found(DAMAGED, None) is Finding.NEWER
+    assert remedy(losses, DAMAGED) == (DAMAGED, at(HELD, 3))
+
+
+@pytest.mark.parametrize("edited", [replace(HELD, active_server="red"), DAMAGED])
+def test_an_edited_document_is_not_mended_twice_at_once(edited: Document) -> None:
+    losses = Losses()
     losses.found(edited, HELD)
     assert remedy(losses) is not None
     losses.found(edited, HELD)

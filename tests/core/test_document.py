@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,13 +12,36 @@ from livekit_pool.core.document import (
     Mark,
     Rotation,
     ServerRecord,
+    drained,
     listed,
     new_document,
+    paused,
     restored,
+    resumed,
     rotated,
+    trusted,
+    undrained,
     written_back,
 )
-from tests.core.samples import NAMES, START, document, moved
+from tests.core.samples import MARK, NAMES, START, document, moved
+
+
+def test_what_is_written_next_needs_no_repair() -> None:
+    damaged = replace(drained(document(), server="blue", mark=MARK), repaired=True)
+    by: dict[str, Any] = {"reason": "", "actor": "", "now": START}
+    for after in (
+        rotated(damaged, to="green", names=NAMES, cause=Cause.MANUAL, **by)[0],
+        written_back(damaged, names=NAMES, **by)[0],
+        restored(damaged, above=0, **by)[0],
+        listed(damaged, NAMES[::-1]),
+        drained(damaged, server="green", mark=MARK),
+        undrained(damaged, server="blue"),
+        trusted(damaged, server="blue"),
+        paused(damaged, mark=MARK),
+        resumed(damaged),
+    ):
+        assert after is not None
+        assert not after.repaired
 
 
 def test_a_new_document_makes_the_first_server_active() -> None:

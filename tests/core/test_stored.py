@@ -134,7 +134,37 @@ def test_a_lost_revision_does_not_fall_below_active_since() -> None:
     assert from_mapping(stored, NAMES)[0].revision == 2
 
 
-@pytest.mark.parametrize("value", [True, "yes", ["x"], {"by": 1}, {"reason": None, "x": 1}])
+@pytest.mark.parametrize("value", [2**52 + 1, 2**63 - 1, 10**400])
+@pytest.mark.parametrize("key", ["revision", "serverCount", "activeSince"])
+def test_a_number_to_which_nobody_counts_is_nonsense(key: str, value: int) -> None:
+    read, repairs = from_mapping({**to_mapping(FULL), key: value}, NAMES)
+    assert read == FULL
+    assert [repair for repair in repairs if repair.startswith(f"{key} is nonsense")]
+
+
+def test_so_it_is_in_a_servers_record_and_in_the_history() -> None:
+    stored = {**to_mapping(FULL), "servers": {"red": {"failures": 10**400}}}
+    read, repairs = from_mapping(stored, NAMES)
+    assert read.record("red").failures == 0
+    assert "servers.red.failures is nonsense: 0 is taken" in repairs
+    assert rotation_from_mapping({"from": "red", "to": "green", "revision": 2**53}).revision == 0
+
+
+@pytest.mark.parametrize("value", [False, 0, ""])
+def test_a_pause_that_says_it_is_none_is_told(value: object) -> None:
+    stored = {**to_mapping(FULL), "paused": value}
+    read, repairs = from_mapping(stored, NAMES)
+    assert read.paused is None
+    assert repairs == ("paused is nonsense: None is taken",)
+
+
+def test_a_document_tells_whether_it_was_repaired() -> None:
+    assert not from_mapping(to_mapping(FULL), NAMES)[0].repaired
+    damaged = from_mapping({**to_mapping(FULL), "window": "x"}, NAMES)[0]
+    assert damaged.repaired
+
+
+@pytest.mark.parametrize("value", [True, "yes", ["x"], [], {}, {"by": 1}, {"reason": None, "x": 1}])
 def test_a_damaged_pause_or_drain_stays_set(value: object) -> None:
     stored = {**to_mapping(FULL), "paused": value, "servers": {"green": {"drained": value}}}
     read, repairs = from_mapping(stored, NAMES)

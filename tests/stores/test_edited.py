@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -14,7 +15,8 @@ import pytest
 
 from livekit_pool.core.document import Cause, Document
 from livekit_pool.core.health import Settings
-from livekit_pool.driver import Driver
+from livekit_pool.core.stored import to_mapping
+from livekit_pool.driver import Driver, following
 from livekit_pool.driver.following import Following
 from livekit_pool.stores import store_from_url
 from livekit_pool.stores.base import Resync
@@ -23,8 +25,15 @@ from tests.real.until import until
 from tests.test_driver import SERVERS, FakeProber
 
 from .redis_server import RedisServer
+from .values import rich_document
 
 DOCUMENT = "{livekit-pool}:document"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "NEWBORN_WAIT", 0.1)
+
 
 Edit = Callable[[Callable[[str], str]], None]
 """Puts in the place of a document's content what a function makes of it, and nothing else."""
@@ -125,6 +134,73 @@ async def test_the_active_server_is_put_back(kept: Kept, server: str) -> None:
                 assert driver.document.active_since == 3
             newest = (await new.store.history())[0]
         assert (newest.cause, newest.from_, newest.to) == (Cause.RESTORED, "red", "red")
+
+
+@pytest.mark.parametrize("field", to_mapping(rich_document()))
+async def test_nonsense_in_a_field_is_written_over_and_moves_nobody(
+    kept: Kept, field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "livekit_pool")
+    async with kept.pool() as one, kept.pool() as two:
+        await heard(one, two)
+        kept.edit(setting(**{field: {"nonsense": 1}}))
+
+        await until(
+            lambda: one.document.revision == two.document.revision == 3,
+            seconds=NOTICED,
+            what="it is mended",
+        )
+        told = [each.__dict__["fields"]["repair"] for each in caplog.records if is_repair(each)]
+        assert any(repair.startswith(field) for repair in told)
+        assert not (await one.store.load()).document.repaired  # type: ignore[union-attr]
+        assert one.document == two.document
+        assert (one.document.active_server, one.document.active_since) == ("green", 2)
+        newest, rotation = await one.store.history()
+        assert (newest.cause, newest.from_, newest.to) == (Cause.RESTORED, "green", "green")
+        assert rotation.revision == 2
+        await heard(two, one)
+
+
+def is_repair(record: logging.LogRecord) -> bool:
+    return record.message == "Document repaired"
+
+
+@pytest.mark.parametrize("revision", [2**52 + 1, 2**53, 2**63 - 1])
+async def test_a_revision_to_which_nobody_counts_is_written_over(kept: Kept, revision: int) -> None:
+    async with kept.pool() as one, kept.pool() as two:
+        await heard(one, two)
+        kept.set_revision(revision)
+
+        await until(
+            lambda: one.document.revision == two.document.revision == 3,
+            seconds=NOTICED,
+            what="it is mended",
+        )
+        await heard(two, one)
+        assert [each.revision for each in await one.store.history()] == [4, 3, 2]
+
+
+async def test_such_a_revision_is_written_over_by_who_starts_then(kept: Kept) -> None:
+    async with kept.pool() as one:
+        await one.rotate("an update", actor="ann", to="green")
+    kept.set_revision(2**63 - 1)
+    async with kept.pool() as one:
+        await until(lambda: one.document.revision == 3, seconds=NOTICED, what="it is mended")
+        assert one.document.active_server == "green"
+        await one.rotate("an update", actor="ann", to="red")
+        assert [each.revision for each in await one.store.history()] == [4, 3, 2]
+
+
+async def test_nonsense_that_stood_there_before_is_written_over(kept: Kept) -> None:
+    async with kept.pool() as one:
+        await one.rotate("an update", actor="ann", to="green")
+    kept.edit(setting(serverCount="many", lastError=[]))
+    async with kept.pool() as one:
+        await until(lambda: one.document.revision == 3, seconds=NOTICED, what="it is mended")
+        document = (await one.store.load()).document
+        assert document == one.document
+        assert not document.repaired
+        assert document.active_server == "green"
 
 
 @pytest.mark.parametrize(

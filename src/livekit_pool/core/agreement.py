@@ -10,7 +10,7 @@ whatever each of them holds, so that they come to agree.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -24,13 +24,6 @@ _MENDING_PAUSE: Final = 10.0
 _PRECISION: Final = 0.001
 """Seconds: stores keep moments with different precision, all of them with a better one."""
 
-# Whether the store held nothing, and whether what it held is brought back itself.
-_REASONS: Final = {
-    (True, False): "the store had lost the document",
-    (False, False): "the store held an older document, or an edited one",
-    (False, True): "the store held an older lineage's document at a lower revision",
-}
-
 
 class Finding(Enum):
     """What a document found in the store is to a process that holds one."""
@@ -41,6 +34,7 @@ class Finding(Enum):
     OVERWRITTEN = auto()  # another of the same revision: somebody edited it
     OLDER = auto()  # or none at all: the store lost data
     LOWER = auto()  # of a lineage that stands, but of a revision that would be a step back
+    DAMAGED = auto()  # the same, parts of which nobody can read
 
 
 def compare(found: Document | None, held: Document) -> Finding:
@@ -53,27 +47,44 @@ def compare(found: Document | None, held: Document) -> Finding:
         return Finding.NEWER if found.revision > held.revision else Finding.LOWER
     if found.revision != held.revision:
         return Finding.NEWER if found.revision > held.revision else Finding.OLDER
+    return _edited(found, held)
+
+
+def _edited(found: Document, held: Document) -> Finding:
     if not _alike(found, held):
         return Finding.OVERWRITTEN
-    return Finding.SAME if found.foreign_index is None else Finding.FOREIGN
+    if found.foreign_index is not None:
+        return Finding.FOREIGN  # the answer to it writes all
+    return Finding.DAMAGED if found.repaired else Finding.SAME
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """
+    What is to be written in the place of what.
+
+    Attributes:
+        patiently: what was found is what somebody edited. Were this process unable to read what it
+            writes, mending would go on without end, so it is not mended at once again.
+    """
+
+    found: Document | None
+    content: Document
+    reason: str
+    patiently: bool = False
 
 
 class Losses:
     """What the store holds in place of what it should hold, if this process knows better."""
 
     def __init__(self) -> None:
-        self._lost: tuple[Document | None, Document] | None = None
+        self._loss: _Loss | None = None
         self._mend_at = -math.inf
 
-    def found(self, found: Document | None, held: Document) -> Finding:
-        """Take in what the store holds now; returns what it is."""
-        finding = compare(found, held)
-        if finding in (Finding.OLDER, Finding.OVERWRITTEN):
-            self._lost = (found, held)
-        elif finding is Finding.LOWER and found is not None:
-            self._lost = (found, found)
-        else:
-            self._lost = None
+    def found(self, found: Document | None, held: Document | None) -> Finding:
+        """Take in what the store holds now; returns what it is to who holds ``held``, if any."""
+        finding = Finding.NEWER if held is None else compare(found, held)
+        self._loss = _loss(finding, found, held)
         return finding
 
     def remedy(
@@ -82,25 +93,41 @@ class Losses:
         """
         What is to be written: in the place of what, the document, and the note for the history.
 
-        None if nothing is, or not yet: were this process unable to read what it writes, mending
-        would go on without end, so an edited document is not mended at once again.
+        None if nothing is, or not yet.
         """
-        if self._lost is None:
+        loss = self._loss
+        if loss is None:
             return None
-        found, content = self._lost
-        if compare(found, held) is Finding.OVERWRITTEN:
+        if loss.patiently:
             if now < self._mend_at:
                 return None
             self._mend_at = now + _MENDING_PAUSE
-        self._lost = None
+        self._loss = None
         document, note = restored(
-            content,
-            above=max(held.revision, 0 if found is None else found.revision),
-            reason=_REASONS[found is None, found is content],
+            loss.content,
+            above=max(held.revision, 0 if loss.found is None else loss.found.revision),
+            reason=loss.reason,
             actor=actor,
             now=now,
         )
-        return found, document, note
+        return loss.found, document, note
+
+
+def _loss(finding: Finding, found: Document | None, held: Document | None) -> _Loss | None:
+    match finding:
+        case Finding.OLDER if held is not None and found is None:
+            return _Loss(found, held, "the store had lost the document")
+        case Finding.OLDER | Finding.OVERWRITTEN if held is not None:
+            edited = finding is Finding.OVERWRITTEN
+            reason = "the store held an older document, or an edited one"
+            return _Loss(found, held, reason, patiently=edited)
+        case Finding.LOWER if found is not None:
+            reason = "the store held an older lineage's document at a lower revision"
+            return _Loss(found, found, reason)
+        case Finding.DAMAGED | Finding.NEWER if found is not None and found.repaired:
+            reason = "parts of the document in the store were missing or nonsense"
+            return _Loss(found, found, reason, patiently=True)
+    return None
 
 
 def _age(document: Document) -> tuple[float, str]:

@@ -147,6 +147,8 @@ class Document:
         servers: records by server name; a missing name is ``ServerRecord()``.
         index_written: the index that this pool wrote last, where a foreign client has written
             another one over it since; None otherwise.
+        repaired: whether something was missing or nonsense in the stored form that it was read
+            from; two documents that differ in this alone are equal.
     """
 
     lineage: str
@@ -167,6 +169,7 @@ class Document:
     servers: Mapping[str, ServerRecord] = field(default_factory=dict)
     schema: int = SCHEMA
     index_written: int | None = None
+    repaired: bool = field(default=False, compare=False)
 
     @property
     def own_index(self) -> int:
@@ -299,6 +302,7 @@ def rotated(
         last_error_time=now if failed else document.last_error_time,
         window=window,
         servers=servers,
+        repaired=False,
     )
     return _positioned(changed, names), rotation
 
@@ -328,6 +332,7 @@ def written_back(
         revision=note.revision,
         active_server_index=document.own_index,
         index_written=None,
+        repaired=False,
     )
     return _positioned(changed, names), note
 
@@ -351,7 +356,7 @@ def restored(
         actor=actor,
         at=now,
     )
-    return replace(document, revision=note.revision), note
+    return replace(document, revision=note.revision, repaired=False), note
 
 
 def listed(document: Document, names: Sequence[str]) -> Document | None:
@@ -364,7 +369,7 @@ def listed(document: Document, names: Sequence[str]) -> Document | None:
     changed = _positioned(document, names)
     if changed == document:
         return None
-    return replace(changed, revision=document.revision + 1)
+    return _next(changed)
 
 
 def drained(document: Document, *, server: str, mark: Mark) -> Document:
@@ -394,17 +399,21 @@ def trusted(document: Document, *, server: str) -> Document:
 
 def paused(document: Document, *, mark: Mark) -> Document:
     """Stop automatic rotation; the document one revision on."""
-    return replace(document, revision=document.revision + 1, paused=mark)
+    return replace(_next(document), paused=mark)
 
 
 def resumed(document: Document) -> Document:
     """Let the pool rotate by itself again; the document one revision on."""
-    return replace(document, revision=document.revision + 1, paused=None)
+    return replace(_next(document), paused=None)
 
 
 def _recorded(document: Document, server: str, record: ServerRecord) -> Document:
     servers = {**document.servers, server: record}
-    return replace(document, revision=document.revision + 1, servers=servers)
+    return replace(_next(document), servers=servers)
+
+
+def _next(document: Document) -> Document:
+    return replace(document, revision=document.revision + 1, repaired=False)
 
 
 def _positioned(document: Document, names: Sequence[str]) -> Document:

@@ -10,9 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
-__all__ = ["Fields"]
+__all__ = ["LARGEST", "Fields"]
+
+LARGEST: Final = 2**52
+"""
+Largest whole number that anything is counted to.
+
+Half of what JSON's readers keep exactly (RFC 8259, section 6), so that counting goes on from it.
+"""
 
 _LAST_MOMENT = 253402300799.0  # the last second of the year 9999: no calendar goes further
 _LONGEST_TEXT = 1000
@@ -50,9 +57,11 @@ class Fields:
         return None if self.mapping.get(key) is None else self.text(key, "")
 
     def whole(self, key: str, default: int, *, least: int = 0) -> int:
-        """A whole number that is at least ``least``."""
+        """A whole number that is at least ``least``, and no larger than anything is counted to."""
         value = _whole(self.mapping.get(key))
-        return value if value is not None and value >= least else self.repaired(key, default)
+        if value is None or not least <= value <= LARGEST:
+            return self.repaired(key, default)
+        return value
 
     def position(self, key: str, count: int) -> int | None:
         """A position in a list of ``count``, or None, unrecorded: the caller knows the repair."""

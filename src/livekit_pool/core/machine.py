@@ -405,10 +405,7 @@ class PoolMachine:
 
     def _find(self, found: Document | None, now: float) -> None:
         """Take in what the store holds."""
-        if self.document is None:
-            finding = Finding.NEWER
-        else:
-            finding = self._losses.found(found, self.document)
+        finding = self._losses.found(found, self.document)
         if finding is Finding.NEWER and found is not None:
             self._follow(found, now)
         elif finding is Finding.FOREIGN:

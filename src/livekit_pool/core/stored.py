@@ -10,10 +10,11 @@ Moments are seconds since the Unix epoch as float: a store with a type of its ow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from .document import SCHEMA, Cause, Document, Mark, Rotation, ServerRecord
-from .fields import Fields
+from .fields import LARGEST, Fields
 
 __all__ = [
     "from_mapping",
@@ -97,7 +98,8 @@ def from_mapping(
     fields = Fields(mapping)
     original = not {"schema", "lineage", "revision", "activeServer"} & mapping.keys()
     document = _read_original(fields, names) if original else _read(fields, names)
-    return document, tuple(fields.repairs)
+    repairs = tuple(fields.repairs)
+    return replace(document, repaired=True) if repairs else document, repairs
 
 
 def _read_original(fields: Fields, names: Sequence[str]) -> Document:
@@ -130,7 +132,7 @@ def _read(fields: Fields, names: Sequence[str]) -> Document:
     active, index, written = _read_active(fields, names, count)
     created = fields.number("createdAt", 0.0)
     lineage = fields.text("lineage", "") or fields.repaired("lineage", _lineage_of(created))
-    since = fields.position("activeSince", 2**63)
+    since = fields.position("activeSince", LARGEST)
     # Where the revision is lost, what is known to have been one: it must not fall below it.
     revision = fields.whole("revision", since or 0)
     if since is None or since > revision:
@@ -198,8 +200,11 @@ def _read_records(fields: Fields) -> dict[str, ServerRecord]:
 
 
 def _read_mark(fields: Fields, key: str) -> Mark | None:
-    if not fields.mapping.get(key):
+    stored = fields.mapping.get(key)
+    if stored is None:
         return None
+    if stored in (False, ""):  # 0 as well: whoever wrote that says that it is not set
+        return fields.repaired(key, None)
     mark = fields.inner(key)
     if mark is None:  # somebody set it, whatever it says: it stays set
         return fields.repaired(key, Mark(by="unknown", since=0.0, reason="unknown"))

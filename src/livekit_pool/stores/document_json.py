@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from math import isfinite
@@ -69,6 +70,8 @@ def document_from_json(
         mapping = _mapping(text)
         differing = {k: v for k, v in (beside or {}).items() if mapping.get(k) != v}
         document, repairs = from_mapping({**mapping, **differing}, names)
+        if differing:
+            document = replace(document, repaired=True)
         kept = (f"{key} was edited: {value!r} is taken" for key, value in differing.items())
         return document, (*repairs, *kept)
     except ValueError as error:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..core.document import Document, Rotation
+from ..core.fields import LARGEST
 from ..exceptions import StoreCorrupt, StoreOutcomeUnknown
 from . import redis_scripts as scripts
 from . import redis_url
@@ -409,6 +410,8 @@ class RedisStore:
         if len(beside) < 2:
             identity = document.lineage, document.revision
             self._stored_as[identity] = (lineage or "", revision or "")
+            document = replace(document, repaired=True)
+            repairs = (*repairs, "lineage or revision beside it is missing or nonsense")
         return document, repairs
 
     def _stored(self, lineage: str, revision: int) -> tuple[str, str]:
@@ -428,8 +431,9 @@ def _may_follow(there: Document, document: Document) -> bool:
 
 def _whole(text: str | None) -> int | None:
     """A revision as it is stored: what a script compares it with is written in the same way."""
-    if text and text.isascii() and text.isdecimal() and str(int(text)) == text:
-        return int(text)
+    if text and text.isascii() and text.isdecimal() and len(text) < 20:
+        number = int(text)
+        return number if str(number) == text and number <= LARGEST else None
     return None
 
 

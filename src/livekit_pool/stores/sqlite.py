@@ -162,7 +162,7 @@ class SqliteStore:
 
     async def create(self, document: Document, operation: str) -> Swapped:
         return await self._database.write(
-            lambda db: tables.create(db, document, operation), look=True
+            lambda db: tables.create(db, document, operation, names=self._names), look=True
         )
 
     async def swap(
@@ -170,7 +170,8 @@ class SqliteStore:
     ) -> Swapped:
         check_swap(expected, document, rotation)
         return await self._database.write(
-            lambda db: tables.swap(db, expected, document, operation, rotation), look=True
+            lambda db: tables.swap(db, expected, document, operation, rotation, names=self._names),
+            look=True,
         )
 
     async def restore(
@@ -182,7 +183,8 @@ class SqliteStore:
     ) -> Swapped:
         check_restore(found, document, history)
         return await self._database.write(
-            lambda db: tables.restore(db, found, document, operation, history), look=True
+            lambda db: tables.restore(db, found, document, operation, history, names=self._names),
+            look=True,
         )
 
     async def history(self, limit: int = 50, before: int | None = None) -> Sequence[Rotation]:

@@ -83,8 +83,10 @@ def load(db: _Database, names: Sequence[str]) -> tuple[Document, tuple[str, ...]
     return document_from_json(row[0], names, _beside(row[1], row[2])) if row else None
 
 
-def create(db: _Database, document: Document, operation: str) -> Swapped:
-    if found := _stored(db):
+def create(
+    db: _Database, document: Document, operation: str, *, names: Sequence[str] = ()
+) -> Swapped:
+    if found := _stored(db, names):
         return _not_written(*found, operation)
     db.execute(
         "INSERT INTO document (only, lineage, revision, operation, content) VALUES (1, ?, ?, ?, ?)",
@@ -94,7 +96,13 @@ def create(db: _Database, document: Document, operation: str) -> Swapped:
 
 
 def swap(
-    db: _Database, expected: int, document: Document, operation: str, rotation: Rotation | None
+    db: _Database,
+    expected: int,
+    document: Document,
+    operation: str,
+    rotation: Rotation | None,
+    *,
+    names: Sequence[str] = (),
 ) -> Swapped:
     written = db.execute(
         "UPDATE document SET revision = ?, operation = ?, content = ?"
@@ -102,7 +110,7 @@ def swap(
         (document.revision, operation, document_to_json(document), expected, document.lineage),
     )
     if written.rowcount != 1:
-        found = _stored(db)
+        found = _stored(db, names)
         if found is None:
             return Swapped(outcome=SwapOutcome.LOST, document=None)
         return _not_written(*found, operation)
@@ -117,8 +125,10 @@ def restore(
     document: Document,
     operation: str,
     history: Sequence[Rotation],
+    *,
+    names: Sequence[str] = (),
 ) -> Swapped:
-    there = _stored(db)
+    there = _stored(db, names)
     if (None if there is None else _identity(there[0])) != (found and _identity(found)):
         if there is None:
             return Swapped(outcome=SwapOutcome.LOST, document=None)
@@ -152,9 +162,9 @@ def history(db: _Database, limit: int, before: int | None) -> Sequence[Rotation]
     return [rotation_from_json(content) for (content,) in found]
 
 
-def _stored(db: _Database) -> tuple[Document, str] | None:
+def _stored(db: _Database, names: Sequence[str]) -> tuple[Document, str] | None:
     row = db.execute("SELECT content, operation, lineage, revision FROM document").fetchone()
-    return (document_from_json(row[0], (), _beside(row[2], row[3]))[0], row[1]) if row else None
+    return (document_from_json(row[0], names, _beside(row[2], row[3]))[0], row[1]) if row else None
 
 
 def _beside(lineage: str, revision: int) -> dict[str, object]:
