@@ -177,8 +177,9 @@ class Probing:
         joins = signed and self._joins(server)
         ask = self._prober.probe_signed if signed else self._prober.probe
         result = await ask(target)
+        call = signed and result.stage is Stage.SIGNED
         if joins and result.outcome is ProbeOutcome.PASSED:
-            result = _of_join(await self._prober.probe_join(target))
+            result, call = _of_join(await self._prober.probe_join(target)), False
         self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
@@ -197,6 +198,7 @@ class Probing:
                 began=began_at,
                 signed=signed,
                 joined=joins,
+                call=call,
                 kind=result.kind,
                 retry_after=result.retry_after,
             )
