@@ -13,6 +13,8 @@ import time
 from typing import Final
 
 __all__ = [
+    "CALLS_BACK",
+    "CALLS_FAIL",
     "CLOCK_JUMPED",
     "DRAINED",
     "HEALTH",
@@ -50,6 +52,8 @@ __all__ = [
 
 ROTATED: Final = "LiveKit server rotated"
 HEALTH: Final = "LiveKit server changed health"
+CALLS_FAIL: Final = "LiveKit server fails calls"
+CALLS_BACK: Final = "LiveKit server takes calls again"
 READY: Final = "Pool ready"
 REPORTS_DISMISSED: Final = "Clients' reports dismissed"
 REPORT_REFUSED: Final = "Client's report refused"

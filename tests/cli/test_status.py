@@ -72,6 +72,18 @@ def test_extra_columns_only_where_there_is_something() -> None:
     [
         ({"outcome": "passed", "duration": 0.0012, "detail": ""}, "passed in 1.2 ms, 3 s ago"),
         (
+            {"outcome": "passed", "duration": 0.0012, "detail": "answered"},
+            "passed in 1.2 ms, 3 s ago",
+        ),
+        (
+            {
+                "outcome": "passed",
+                "duration": 0.0012,
+                "detail": "answered, but calls fail: connection reset",
+            },
+            "passed in 1.2 ms, but calls fail: connection reset, 3 s ago",
+        ),
+        (
             {"outcome": "refused", "duration": 0.1, "detail": "connection refused"},
             "refused: connection refused, 3 s ago",
         ),

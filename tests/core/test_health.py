@@ -27,11 +27,22 @@ class Watch:
         return self.book.health(server)
 
     def ends(
-        self, server: str, outcome: ProbeOutcome, *, began: float, stalled: bool = False
+        self,
+        server: str,
+        outcome: ProbeOutcome,
+        *,
+        began: float,
+        stalled: bool = False,
+        call: bool = False,
     ) -> Health:
         self.now += 0.1
-        event = Probed(server=server, outcome=outcome, began=began, stalled=stalled)
+        event = Probed(server=server, outcome=outcome, began=began, stalled=stalled, call=call)
         self.book.probed(event, self.now)
+        return self.book.health(server)
+
+    def calls(self, server: str, *outcomes: ProbeOutcome) -> Health:
+        for outcome in outcomes:
+            self.ends(server, outcome, began=self.now, call=True)
         return self.book.health(server)
 
 
@@ -64,6 +75,55 @@ def test_three_failures_in_a_row_make_it_fall() -> None:
 
 def test_failures_must_be_in_a_row() -> None:
     assert Watch().sees("red", PASSED, FAILED, FAILED, PASSED, FAILED, FAILED) is UP
+
+
+MISSES = [REFUSED, FAILED, SILENT]
+
+
+@pytest.mark.parametrize("outcome", MISSES)
+def test_calls_that_fail_show_nobody_down_by_themselves(outcome: ProbeOutcome) -> None:
+    watch = Watch()
+    watch.sees("red", PASSED)
+    for _ in range(5):
+        assert watch.calls("red", outcome) is UP
+        watch.sees("green", PASSED)
+    assert watch.book.witnesses("red") == (), "there is nothing to be witnessed"
+    assert watch.sees("red", PASSED) is UP
+    assert watch.book.evidence("red") is None
+
+
+@pytest.mark.parametrize("names", [NAMES, ("red",)])
+@pytest.mark.parametrize("outcome", MISSES)
+def test_a_call_that_failed_counts_with_the_probes_that_follow(
+    outcome: ProbeOutcome, names: tuple[str, ...]
+) -> None:
+    watch = Watch(*names)
+    watch.sees("red", PASSED)
+    watch.calls("red", outcome)
+    assert watch.sees("red", FAILED) is UP
+    assert watch.sees("red", FAILED) is DOWN
+
+
+def test_a_call_that_is_reset_after_two_failures_needs_no_witness() -> None:
+    watch = Watch()
+    assert watch.sees("red", PASSED, FAILED, FAILED) is UP
+    assert watch.calls("red", REFUSED) is DOWN
+
+
+def test_a_pass_between_forgets_the_call_that_failed() -> None:
+    watch = Watch()
+    watch.sees("red", PASSED)
+    watch.calls("red", REFUSED)
+    assert watch.sees("red", PASSED, FAILED, FAILED) is UP
+    watch.sees("red", PASSED)
+    assert watch.calls("red", FAILED, FAILED, FAILED) is UP, "those before were forgotten too"
+
+
+def test_a_refusal_is_believed_at_once_also_after_a_call_that_failed() -> None:
+    watch = Watch()
+    watch.sees("red", PASSED)
+    watch.calls("red", REFUSED)
+    assert watch.sees("red", REFUSED) is DOWN
 
 
 def test_three_silences_make_it_fall_with_a_witness() -> None:

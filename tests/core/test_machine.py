@@ -15,6 +15,7 @@ from livekit_pool.core.events import (
     JoinAnswered,
     Loaded,
     Probed,
+    ProbeOutcome,
     RotateAsked,
     RowsSeen,
     SwapAnswered,
@@ -24,6 +25,7 @@ from livekit_pool.core.events import (
 from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import PoolMachine, Role
 from tests.core.samples import (
+    FAILED,
     MARK,
     NAMES,
     PASSED,
@@ -316,6 +318,22 @@ def test_a_probe_that_stalled_says_nothing_of_a_fault() -> None:
     assert pool.probed("red", SILENT) == [], "it was told: the next round goes on"
     actions = pool.feed(Probed(server="red", outcome=REFUSED, stalled=True))
     assert [type(action) for action in actions] == [Swap], "a refusal is one all the same"
+
+
+@pytest.mark.parametrize("server", ["red", "green"])
+@pytest.mark.parametrize("outcome", [REFUSED, FAILED, SILENT])
+def test_a_call_that_fails_makes_it_look_again_at_once(outcome: ProbeOutcome, server: str) -> None:
+    pool = Pool()
+    failed = Probed(server=server, outcome=outcome, call=True)
+    assert pool.feed(failed) == [Probe(server=server)]
+    assert pool.feed(replace(failed, outcome=PASSED)) == []
+    assert pool.machine.health(server) is Health.UP
+
+
+def test_a_call_that_an_own_stall_silenced_makes_it_look_at_nobody() -> None:
+    pool = Pool()
+    silenced = Probed(server="green", outcome=SILENT, call=True, stalled=True)
+    assert pool.feed(silenced) == []
 
 
 def test_three_failed_joins_rotate_if_the_probes_pass() -> None:

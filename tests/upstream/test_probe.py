@@ -124,6 +124,7 @@ async def test_a_server_frozen_in_a_signed_probe_is_found_within_4_seconds(
     results = [await prober.probe_signed(livekit.server)]
     results += [await prober.probe(livekit.server) for _ in range(2)]
     assert [result.outcome for result in results] == [SILENT] * 3
+    assert results[0].stage is Stage.SIGNED
     assert sum(result.duration for result in results) < 3.9
 
 
@@ -417,6 +418,19 @@ async def test_answers_to_a_signed_probe(
 ) -> None:
     async with scripted(always(answer)) as server:
         assert (await prober.probe_signed(server.server)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [(None, REFUSED), (response("502 Bad Gateway", b"<h1>"), FAILED)]
+)
+async def test_a_call_that_fails_is_told_from_a_connection_that_does(
+    prober: Prober, answer: bytes | None, outcome: ProbeOutcome
+) -> None:
+    async with scripted(always(answer)) as server:
+        called = await prober.probe_signed(server.server)
+    assert (called.outcome, called.stage) == (outcome, Stage.SIGNED)
+    gone = await prober.probe_signed(server.server)
+    assert (gone.outcome, gone.stage) == (REFUSED, Stage.TCP)
 
 
 @pytest.mark.parametrize(

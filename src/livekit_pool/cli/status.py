@@ -116,12 +116,17 @@ def _minutes(server: dict[str, Any]) -> str:
 
 
 def _probe(probe: dict[str, Any] | None) -> str:
-    """``passed in 1.2 ms, 0 s ago``; what went wrong instead of the time it took, if it did."""
+    """
+    ``passed in 1.2 ms, 0 s ago``; what went wrong instead of the time it took, if it did.
+
+    That it answers, but fails calls, stands behind the time.
+    """
     if not probe:
         return ""
     outcome = str(probe.get("outcome", ""))
     if outcome == "passed":
-        shown = f"{outcome} in {probe.get('duration', 0) * 1000:.1f} ms"
+        _, but, why = str(probe.get("detail", "")).partition(", but ")
+        shown = f"{outcome} in {probe.get('duration', 0) * 1000:.1f} ms{but}{why}"
     else:
         shown = f"{outcome}: {probe['detail']}" if probe.get("detail") else outcome
     at = probe.get("at")

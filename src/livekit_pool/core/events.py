@@ -141,6 +141,8 @@ class Probed:
         signed: whether it used our key. Only a signed pass ends ``misconfigured``, or shows that
             a server which refused for a limit takes calls again.
         joined: whether it was a signed one that joined.
+        call: whether it was a signed one of which a connection was made, so that what it saw is
+            how the server takes calls. Alone such a failure shows nobody down.
         kind: of the limit, for `ProbeOutcome.LIMITED`.
         retry_after: seconds after which the server wants to be asked again, if it said so.
     """
@@ -152,6 +154,7 @@ class Probed:
     began: float | None = None
     signed: bool = True
     joined: bool = False
+    call: bool = False
     kind: Cause | None = None
     retry_after: float | None = None
 

@@ -105,9 +105,11 @@ class _Sight:
     detail: str = ""
     began: float = 0.0
     at: float = 0.0
+    call: bool = False
     # Runs of observations of one kind.
     passes: int = 0
     misses: int = 0
+    calls_alone: bool = True  # all of these misses were calls'
     answering_since: float | None = None
     evidence: Evidence | None = None  # the newest miss that showed it down, since the last pass
 
@@ -122,6 +124,9 @@ class HealthBook:
     began after it did. Silences without a witness are remembered; when somebody answers again,
     one more is enough. It must be one more: the first server to answer after an outage of our
     own network must not condemn the others, whose answers are still on their way.
+
+    A call that fails over a connection that was made is a miss like others, and no more than that:
+    who answers ``GET /`` lets people in, so that calls alone show nobody down.
     """
 
     def __init__(self, names: Sequence[str], settings: Settings) -> None:
@@ -135,7 +140,7 @@ class HealthBook:
             return
         sight.outcome, sight.detail, sight.at = event.outcome, event.detail, now
         sight.began = now if event.began is None else event.began
-        sight.heard = None
+        sight.call, sight.heard = event.call, None
         if event.signed:
             own = SignedSight(
                 outcome=event.outcome, began=sight.began, detail=event.detail, joined=event.joined
@@ -145,6 +150,7 @@ class HealthBook:
             self._answered(sight, now)
         else:
             sight.passes, sight.misses = 0, sight.misses + 1
+            sight.calls_alone = sight.calls_alone and event.call
             sight.answering_since = None
         self._judge()
 
@@ -187,7 +193,7 @@ class HealthBook:
 
     def _answered(self, sight: _Sight, now: float) -> None:
         sight.passes, sight.misses = sight.passes + 1, 0
-        sight.evidence = None
+        sight.calls_alone, sight.evidence = True, None
         if sight.answering_since is None:
             sight.answering_since = now
         if sight.health is Health.UNKNOWN or sight.passes >= self._settings.rise:
@@ -204,11 +210,11 @@ class HealthBook:
 
     def _condemned(self, name: str, sight: _Sight) -> bool:
         """Whether its last miss, with those before it, shows it down."""
-        if sight.outcome is ProbeOutcome.REFUSED:
+        if sight.outcome is ProbeOutcome.REFUSED and not sight.call:
             return True
-        if sight.misses < self._settings.fall:
+        if not self._missed_enough(sight):
             return False
-        if sight.outcome is ProbeOutcome.FAILED or len(self._sights) == 1:
+        if sight.outcome is not ProbeOutcome.SILENT or len(self._sights) == 1:
             return True
         return any(
             other.answering_since is not None
@@ -217,10 +223,13 @@ class HealthBook:
             if other_name != name
         )
 
+    def _missed_enough(self, sight: _Sight) -> bool:
+        return sight.misses >= self._settings.fall and not sight.calls_alone
+
     def witnesses(self, server: str) -> tuple[str, ...]:
         """Servers to be probed now, because the last silence of ``server`` lacks but a witness."""
         sight = self._sights.get(server)
-        if sight is None or sight.misses < self._settings.fall or self._condemned(server, sight):
+        if sight is None or not self._missed_enough(sight) or self._condemned(server, sight):
             return ()
         return tuple(name for name in self._sights if self.passed(name))
 

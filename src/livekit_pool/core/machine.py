@@ -355,6 +355,10 @@ class PoolMachine:
         if active or self.health(event.server) is not Health.DOWN:
             for server in self._health.witnesses(event.server):
                 self._probe(server)
+        own_silence = event.outcome is ProbeOutcome.SILENT and event.stalled
+        if event.call and event.outcome in KINDS and not own_silence:
+            # Whether it is down, a plain one tells.
+            self._probe(event.server)
         if not active or self.document is None:
             return
         began = now if event.began is None else event.began
@@ -364,7 +368,7 @@ class PoolMachine:
             self._blame(_told_to_us(event, self.document), now)
         if event.outcome not in KINDS:
             look_again = not self._faults.forgive(began)
-        elif event.outcome is ProbeOutcome.SILENT and event.stalled:
+        elif own_silence:
             look_again = self._faults.reports > 0
         else:
             self._faults.missed()

@@ -150,11 +150,10 @@ class Driver:
             self._tasks,
             interval=probe_interval,
             signed_interval=signed_interval,
-            health=self.machine.health,
             may_lead=may_probe,
             # By rows that come seldom, or not at all, nobody hears of a dead server in time.
             deaf=lambda: not self._following.ok or self.store.heartbeat > HEARTBEAT,
-            joins=self.machine.refuses_joins,
+            machine=self.machine,
         )
         self.reports: Final = Reports(
             self.servers, Verifying(self._probing, prober), self, self._tasks

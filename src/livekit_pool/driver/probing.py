@@ -14,12 +14,14 @@ from typing import Final, Protocol
 
 from ..core.events import Probed, ProbeOutcome, SignedSight
 from ..core.health import Health
+from ..core.machine import PoolMachine
 from ..exceptions import NoAnswer
 from ..servers import Server
 from ..upstream.connection import Stage
 from ..upstream.join_probe import JoinResult
 from ..upstream.probe import Prober, ProbeResult
 from ..upstream.room_list import ListedRoom
+from .failing_calls import FailingCalls
 from .tasks import Tasks
 
 __all__ = ["Probing"]
@@ -52,7 +54,8 @@ class Probing:
     The probes of one process.
 
     Attributes:
-        last: the newest probe of each server, as this process made it.
+        last: the newest probe of each server, as this process made it; the detail of a plain one
+            tells also that calls fail, while they do.
         signed: the newest signed one of each, as `SignedSight` has it.
         leads: whether this process is the one that probes for its machine.
     """
@@ -66,17 +69,16 @@ class Probing:
         *,
         interval: float,
         signed_interval: float,
-        health: Callable[[str], Health],
         may_lead: Callable[[], bool],
         deaf: Callable[[], bool],
-        joins: Callable[[str], bool],
+        machine: PoolMachine,
     ) -> None:
         """
         Probe nothing yet.
 
         Args:
             deaf: whether this process cannot hear what the leading one sees.
-            joins: whether a signed probe of a server must join it.
+            machine: says which servers are down, and of which a signed probe must be a join.
         """
         self.last: dict[str, ProbeResult] = {}
         self.signed: dict[str, SignedSight] = {}
@@ -87,10 +89,11 @@ class Probing:
         self._tasks = tasks
         self._interval = interval
         self._signed_interval = signed_interval
-        self._health = health
+        self._health = machine.health
         self._may_lead = may_lead
         self._deaf = deaf
-        self._joins = joins
+        self._joins = machine.refuses_joins
+        self._failing_calls = FailingCalls(machine.settings.fall)
         self._passed: dict[str, float] = {}  # server -> when its last passed probe began
         self._results: dict[tuple[str, bool], ProbeResult] = {}  # the newest of each kind
         self._signed: dict[str, float] = {}  # server -> when its last signed probe began
@@ -177,8 +180,13 @@ class Probing:
         joins = signed and self._joins(server)
         ask = self._prober.probe_signed if signed else self._prober.probe
         result = await ask(target)
+        call = signed and result.stage is Stage.SIGNED
+        if call:
+            self._failing_calls.saw_call(result, aloud=self.leads)
+        elif not signed:
+            result = self._failing_calls.saw(result)
         if joins and result.outcome is ProbeOutcome.PASSED:
-            result = _of_join(await self._prober.probe_join(target))
+            result, call = _of_join(await self._prober.probe_join(target)), False
         self.last[server] = self._results[server, signed] = result
         if result.outcome is ProbeOutcome.PASSED:
             self._passed[server] = began
@@ -197,6 +205,7 @@ class Probing:
                 began=began_at,
                 signed=signed,
                 joined=joins,
+                call=call,
                 kind=result.kind,
                 retry_after=result.retry_after,
             )

@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 import aiohttp
@@ -174,7 +174,8 @@ class Prober:
 
         Tells a key or secret that the server does not take (UNAUTHORIZED), and a limit for which it
         refuses (LIMITED), from a server that is not well, and a LiveKit server from another one
-        that says OK. Nothing is raised.
+        that says OK. What went wrong after the connection was made has the stage SIGNED. Nothing
+        is raised.
         """
         began = time.monotonic()
         with Stalls() as stalls:
@@ -185,6 +186,8 @@ class Prober:
                 seen = refused.seen
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 seen = Seen.after(error)
+                if seen.stage is Stage.HTTP:
+                    seen = replace(seen, stage=Stage.SIGNED)
             own = _own(seen, stalls)
         return _result(server, seen, began, own)
 
