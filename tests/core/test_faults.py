@@ -173,6 +173,8 @@ HARMLESS = [
     (CLIENT, None, "DUPLICATE_IDENTITY", "", Blame.CALLER),
     (CLIENT, None, "PARTICIPANT_REMOVED", "quota exceeded", Blame.CALLER),
     (CLIENT, 401, "", "invalid token", Blame.CALLER),
+    (CLIENT, None, "", "permissions denied", Blame.CALLER),
+    (CLIENT, None, "", "Signal connection aborted: left", Blame.CALLER),
     (LEAVE, None, "PARTICIPANT_REMOVED", "", Blame.CALLER),
     (LEAVE, None, "CONNECTION_TIMEOUT", "", Blame.NOBODY),
     (LEAVE, None, "", "timeout", Blame.NOBODY),

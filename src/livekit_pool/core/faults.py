@@ -181,13 +181,14 @@ _LOST: Final = frozenset(
         "join_failure",
         "signal_close",
         "connection_timeout",
-        "serverunreachable",
-        "server_unreachable",
         "internalerror",
         "internal_error",
         "websocket",
     }
 )
+# livekit-client gives this name to every error of `connect()`, whatever went wrong: Room.ts wraps
+# what it caught in a ServerUnreachable, and copies the reason's number and the status alone.
+_ANY_FAILURE: Final = frozenset({"serverunreachable", "server_unreachable"})
 
 _ORIGINAL: Final = "original system"
 _CLOUD: Final = "LiveKit Cloud, as its users report it"
@@ -326,6 +327,17 @@ TABLE: Final[tuple[Row, ...]] = (
             "reason=duplicateidentity", "reason=participantremoved", "reason=roomdeleted",
             "reason=roomclosed"),
         source=f"{_SDK}: Rust's, and so Python's and Node's"),
+    Row(name="token refused, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("invalid token", "invalid authorization token", "invalid api key",
+            "no permissions to access the room", "permissions denied"),
+        source=f"{_SERVER}: its 401, of which livekit-client's error has the text"),
+    Row(name="room not there, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("requested room does not exist",),
+        source=f"{_SERVER}: its 404, of which livekit-client's error has the text"),
+    Row(name="given up, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("signal connection aborted", "connection attempt aborted",
+            "client initiated disconnect"),
+        source="livekit-client: the page left while it connected"),
     Row(name="no media", blame=Blame.NOBODY, surfaces=_CLIENT,
         phrases=("pc connection", "pc_connection", "peer connection", "peerconnection"),
         source=f"{_SDK}: WebRTC finds no way, most often for the user's own network"),
@@ -342,6 +354,10 @@ TABLE: Final[tuple[Row, ...]] = (
             "signal connection", "server_shutdown", "server shutdown",
             "server unreachable", "could not establish", "no response from servers"),
         source=f"{_ORIGINAL}; {_SDK}"),
+    Row(name="any failure, by code", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT,
+        codes=_ANY_FAILURE,
+        source="livekit-client: the reasonName of every failed connect(), so that it counts only"
+        " where the text says nothing"),
 )
 # fmt: on
 """From an answer to whose affair it is, and to the cause if it is the server's."""
