@@ -83,16 +83,24 @@ class Setting:
         return dict(await until(all_do, seconds=5, what=f"{name} is {role}"))
 
     async def left(
-        self, *, cause: str, reason: str, cool: tuple[float, float] | None, health: str = "up"
-    ) -> None:
+        self,
+        *,
+        cause: str,
+        reason: str,
+        cool: float | tuple[float, float] | None,
+        health: str = "up",
+    ) -> datetime.datetime:
         """
         Check that red was left for green, once, and how: in the history, status, CLI and log.
 
         Args:
             reason: a regular expression for the whole of it.
-            cool: bounds of the cool-down that is left, in seconds; None if it lasts until the
-                quota's reset.
+            cool: seconds of its cool-down, from the rotation on; or bounds of them, where the
+                server asked before; None if it lasts until the quota's reset.
             health: what its probes say.
+
+        Returns:
+            the end of its cool-down.
         """
         (rotation,) = await self.pool.rotations()
         assert (rotation["from"], rotation["to"], rotation["cause"]) == ("red", "green", cause)
@@ -101,18 +109,22 @@ class Setting:
         red = await self.shows("red", role)
         assert (red["cause"], red["health"]) == (cause, health)
         until_then = datetime.datetime.fromisoformat(red["cool_down_until"])
-        left = (until_then - datetime.datetime.now(datetime.UTC)).total_seconds()
+        rotated = datetime.datetime.fromisoformat(rotation["at"])
+        cools = (until_then - rotated).total_seconds()
         if cool is None:
             assert (until_then.day, until_then.time()) == (1, datetime.time(0))
-            assert 0 < left < 31 * 86_400
+            assert 0 < cools < 31 * 86_400
         else:
-            assert cool[0] - 10 < left <= cool[1], left
+            least, most = cool if isinstance(cool, tuple) else (cool, cool)
+            # Each moment is told to the millisecond.
+            assert least - 0.0011 < cools < most + 0.0011, cools
         line = next(line for line in (await self.shown()).splitlines() if line.startswith("red "))
         assert f" {role} " in line
         assert f" {cause} " in line
         logged = await self.pool.logs("LiveKit server rotated .*")
         assert f"from=red to=green cause={cause}" in logged[0]
         assert not self.pool.leaks()
+        return until_then
 
     async def shown(self) -> str:
         """What ``livekit-pool status`` prints."""
@@ -165,18 +177,18 @@ async def pool_of_three(
 
 # ---- joins --------------------------------------------------------------------------------------
 
-COOL_LIMIT = (30.0, 30.0)
-COOL_DOWN = (5.0, 5.0)
-LONGEST = (300.0, 300.0)
+COOL_LIMIT = 30.0
+COOL_DOWN = 5.0
+LONGEST = 300.0
 
 
 @pytest.mark.parametrize(
     ("status", "body", "headers", "cause", "row", "cool"),
     [
         (429, "slow down", {}, "rate_limit", "rate limit", COOL_LIMIT),
-        (429, "", {"Retry-After": "120"}, "rate_limit", "rate limit", (120, 120)),
+        (429, "", {"Retry-After": "120"}, "rate_limit", "rate limit", 120),
         (429, "quota exceeded", {}, "quota", "quota", None),
-        (429, "quota exceeded", {"Retry-After": "3600"}, "quota", "quota", (3600, 3600)),
+        (429, "quota exceeded", {"Retry-After": "3600"}, "quota", "quota", 3600),
         (429, "connection limit reached", {}, "connection_limit", "connection limit", COOL_LIMIT),
         (429, "participant limit", {}, "participant_limit", "participant limit", COOL_LIMIT),
         (
@@ -198,7 +210,7 @@ async def test_a_refusal_of_joins_is_not_heard_by_the_client(
     headers: dict[str, str],
     cause: str,
     row: str,
-    cool: tuple[float, float] | None,
+    cool: float | None,
 ) -> None:
     pool_of_three.red.answers(signalling, status, body, headers=headers)
     began = time.monotonic()
@@ -295,22 +307,30 @@ async def test_a_token_that_a_server_dislikes_rotates_nothing(pool_of_three: Set
 
 @pytest.mark.parametrize(
     ("status", "asked", "cool"),
-    [(502, "", COOL_DOWN), (503, "", COOL_DOWN), (503, "90", (90, 90)), (504, "", COOL_DOWN)],
+    [(502, "", COOL_DOWN), (503, "", COOL_DOWN), (503, "90", 90), (504, "", COOL_DOWN)],
 )
 async def test_a_balancer_with_nobody_behind_is_asked_again_and_left(
-    pool_of_three: Setting, status: int, asked: str, cool: tuple[float, float]
+    pool_of_three: Setting, status: int, asked: str, cool: float
 ) -> None:
     headers = {"Retry-After": asked} if asked else {}
-    pool_of_three.red.answers(signalling, status, "<h1>bad gateway</h1>", headers=headers)
+    red = pool_of_three.red
+    red.answers(signalling, status, "<h1>bad gateway</h1>", headers=headers)
+    epoch = time.time() - time.monotonic()
 
     alice = await pool_of_three.joins()
 
     await only_on(pool_of_three.servers, "green", {ROOM: {"alice"}})
     assert len(pool_of_three.tap.conversations) == 1
     cause, row = ("timeout", "gateway timeout") if status == 504 else ("down", "unavailable")
-    await pool_of_three.left(
-        cause=cause, reason=f"a join was refused with HTTP {status}: {row}", cool=cool
+    ends = await pool_of_three.left(
+        cause=cause,
+        reason=f"a join was refused with HTTP {status}: {row}",
+        # What it asks for runs from an answer of its, of which the first alone rotates nothing.
+        cool=(0, cool) if asked else cool,
     )
+    if asked:
+        first = next(each.at for each in red.seen if each.fate == "answered")
+        assert ends.timestamp() > epoch + first + cool - 0.0011
     await alice.leave()
 
 
@@ -442,7 +462,7 @@ def twirp(code: str, text: str) -> str:
             {"Retry-After": "60"},
             "rate_limit",
             "rate limit",
-            (60, 60),
+            60,
         ),
         (
             429,
@@ -477,7 +497,7 @@ async def test_a_refusal_of_calls_is_not_heard_by_the_caller(
     headers: dict[str, str],
     cause: str,
     row: str,
-    cool: tuple[float, float] | None,
+    cool: float | None,
 ) -> None:
     create = method("CreateRoom")
     pool_of_three.red.answers(create, status, body, headers=JSON | headers)
@@ -581,7 +601,7 @@ async def test_a_tab_does_not_hear_of_a_refusal(
     body: str,
     cause: str,
     row: str,
-    cool: tuple[float, float] | None,
+    cool: float | None,
 ) -> None:
     pool_of_three.red.answers(signalling, status, body)
     tab = await browser.open_tab()
@@ -612,7 +632,7 @@ async def test_a_tab_does_not_hear_of_a_server_that_serves_nobody(
     what: str,
     cause: str,
     reason: str,
-    cool: tuple[float, float],
+    cool: float,
 ) -> None:
     more = {"LIVEKIT_POOL_PROBE_TIMEOUT": "0.8"} if what == "nothing" else {}
     async with setting(tmp_path, livekit_servers, workers=1, **more) as made:
@@ -797,15 +817,19 @@ async def test_the_next_server_refuses_as_well(
 
 
 async def test_a_date_to_retry_after_is_obeyed(pool_of_three: Setting) -> None:
-    until_then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
-    date = format_datetime(until_then, usegmt=True)
-    pool_of_three.red.answers(signalling, 429, headers={"Retry-After": date})
+    asked = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    asked = asked.replace(microsecond=0)  # a date has none
+    headers = {"Retry-After": format_datetime(asked, usegmt=True)}
+    pool_of_three.red.answers(signalling, 429, headers=headers)
 
     alice = await pool_of_three.joins()
 
-    await pool_of_three.left(
-        cause="rate_limit", reason="a join was refused with HTTP 429: rate limit", cool=(90, 90)
+    ends = await pool_of_three.left(
+        cause="rate_limit", reason="a join was refused with HTTP 429: rate limit", cool=(0, 90)
     )
+    # By the seconds that were left when the answer was read, some moments before the rotation.
+    late = (ends - asked).total_seconds()
+    assert -0.0011 < late < 1, late
     await alice.leave()
 
 
