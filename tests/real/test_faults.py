@@ -50,6 +50,7 @@ from tests.real.signal_client import (
     claims_of,
     server_of,
 )
+from tests.real.test_one_rotation import others_frozen
 from tests.real.until import until
 
 ROOM = "standup"
@@ -175,6 +176,11 @@ async def setting(
 async def all_up(pool: PoolProcess) -> bool:
     """Whether all servers are up by what one process sees."""
     return {each["health"] for each in (await pool.status())["servers"]} == {"up"}
+
+
+async def is_active(pool: PoolProcess, name: str) -> bool:
+    """Whether a server is the active one, by what one process knows."""
+    return await pool.active() == name
 
 
 @pytest.fixture
@@ -954,6 +960,45 @@ async def test_a_date_to_retry_after_is_obeyed(pool_of_three: Setting) -> None:
     late = (ends - asked).total_seconds()
     assert -0.0011 < late < 1, late
     await alice.leave()
+
+
+@pytest.mark.timeout(120)
+async def test_a_cool_down_is_remembered_across_restarts_and_processes(
+    tmp_path: Path, livekit_servers: list[LocalServer]
+) -> None:
+    """By both workers, after a planned stop and after a crash of everything."""
+    async with setting(tmp_path, livekit_servers, workers=2) as made:
+        pool = made.pool
+        made.red.answers(signalling, 429, headers={"Retry-After": "120"})
+        alice = await made.joins()
+        ends = await made.left(
+            cause="rate_limit", reason="a join was refused with HTTP 429: rate limit", cool=120
+        )
+        await alice.leave()
+        made.red.passes()
+
+        for restarted in (pool.stop, pool.kill_everything):
+            await restarted()
+            await pool.start()
+
+            await until(lambda: len(pool.workers()) == 2, seconds=5, what="both workers run")
+            cooling = {"role": "cooling", "cause": "rate_limit", "until": ends}
+            for worker in pool.workers():
+                with others_frozen(worker, pool.workers()):
+                    red = await made.server("red")
+                told = datetime.datetime.fromisoformat(red["cool_down_until"])
+                assert {"role": red["role"], "cause": red["cause"], "until": told} == cooling
+            assert [each["to"] for each in await pool.rotations()] == ["green"]
+
+        # Green, blue, and then it would be red's turn: for who asks, and for the pool itself.
+        await until(lambda: all_up(pool), seconds=10, what="all servers are up")
+        for there in ("blue", "green", "blue"):
+            assert (await pool.rotate())["to"] == there
+        await livekit_servers[2].kill()
+        await until(lambda: is_active(pool, "green"), seconds=15, what="blue is left for green")
+        assert len(await pool.rotations()) == 5
+        red = await made.server("red")
+        assert datetime.datetime.fromisoformat(red["cool_down_until"]) == ends
 
 
 async def test_the_only_server_is_never_cooled_out_of_use(
