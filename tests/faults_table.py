@@ -61,7 +61,11 @@ def _row(row: Row) -> tuple[str, ...]:
         "anywhere" if everywhere else ", ".join(where),
         _statuses(row.statuses),
         ", ".join(f"`{code}`" for code in sorted(row.codes)),
-        ", ".join(f"`{phrase}`" for phrase in row.phrases + row.words),
+        " and one of ".join(
+            ", ".join(f"`{phrase}`" for phrase in phrases)
+            for phrases in (row.phrases, row.words)
+            if phrases
+        ),
         f"**`{row.cause.value}`**" if row.cause else affair[row.blame],
         row.source,
     )

@@ -34,6 +34,25 @@ def test_the_number_of_a_javascript_error_does_not_overrule_its_text(code: int) 
 @pytest.mark.parametrize(
     ("text", "blame", "cause"),
     [
+        ("invalid token: x.y.z, error: token is expired", Blame.CALLER, None),
+        ("requested room does not exist", Blame.CALLER, None),
+        ("room connection has timed out (signal)", Blame.SERVER, Cause.TIMEOUT),
+        ("Encountered websocket error during connection establishment", Blame.SERVER, Cause.DOWN),
+        ("Failed to fetch", Blame.SERVER, Cause.DOWN),
+    ],
+)
+def test_the_name_of_a_javascript_error_does_not_overrule_its_text(
+    text: str, blame: Blame, cause: Cause | None
+) -> None:
+    """Each failed ``connect()`` has it: tests/real/test_browser_reports.py."""
+    text = f"ConnectionError: could not establish signal connection: {text}"
+    for code in ("ServerUnreachable", None):
+        assert (meaning(text, code).blame, meaning(text, code).cause) == (blame, cause)
+
+
+@pytest.mark.parametrize(
+    ("text", "blame", "cause"),
+    [
         # What Python's ConnectError says, as it was seen (facts about the Rust core).
         (
             "engine: signal failure: client error: 401 Unauthorized - invalid token",

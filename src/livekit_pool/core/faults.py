@@ -70,7 +70,8 @@ class Row:
         codes: Twirp's error codes, or the names and numbers by which SDKs know a cause; any, also
             none at all, where empty.
         phrases: of which the text must hold one, in lower case; any text where empty.
-        words: of which the text must hold one as whole words, in lower case; likewise.
+        words: of which the text must hold one as whole words, in lower case; likewise, and beside
+            a phrase where there are both.
         source: where the line comes from.
     """
 
@@ -114,6 +115,7 @@ _QUOTA_FOR_SURE: Final = (
     "over quota",
     "out of quota",
     "minutes exceeded",
+    "minutes limit",
     "free tier",
     "limit reached",
 )
@@ -125,7 +127,9 @@ _CONNECTIONS: Final = (
     "too many connections",
     "insufficient capacity",
 )
-_CONCURRENT: Final = (*_CONNECTIONS, "concurrent")
+_CONCURRENT: Final = ("concurrent",)
+# Beside it, where no 429 says that it is a limit: what crashes may speak of concurrent writes.
+_LIMIT: Final = ("limit", "limits", "maximum", "quota exceeded", "quota reached")
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
@@ -177,13 +181,14 @@ _LOST: Final = frozenset(
         "join_failure",
         "signal_close",
         "connection_timeout",
-        "serverunreachable",
-        "server_unreachable",
         "internalerror",
         "internal_error",
         "websocket",
     }
 )
+# livekit-client gives this name to every error of `connect()`, whatever went wrong: Room.ts wraps
+# what it caught in a ServerUnreachable, and copies the reason's number and the status alone.
+_ANY_FAILURE: Final = frozenset({"serverunreachable", "server_unreachable"})
 
 _ORIGINAL: Final = "original system"
 _CLOUD: Final = "LiveKit Cloud, as its users report it"
@@ -231,7 +236,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="participant limit", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         statuses=frozenset({429}), phrases=_PARTICIPANTS, source=_ORIGINAL),
     Row(name="connection limit", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({429}), phrases=_CONCURRENT, source=f"{_ORIGINAL}; {_CLOUD}"),
+        statuses=frozenset({429}), phrases=(*_CONNECTIONS, *_CONCURRENT),
+        source=f"{_ORIGINAL}; {_CLOUD}"),
     Row(name="rate limit by its name", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({429}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota", blame=Blame.SERVER, cause=Cause.QUOTA, statuses=frozenset({429}),
@@ -246,6 +252,8 @@ TABLE: Final[tuple[Row, ...]] = (
         statuses=frozenset({401, 403}), phrases=_PARTICIPANTS, source=_ORIGINAL),
     Row(name="connection limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         statuses=frozenset({401, 403}), phrases=_CONNECTIONS, source=_ORIGINAL),
+    Row(name="concurrent limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
@@ -279,6 +287,8 @@ TABLE: Final[tuple[Row, ...]] = (
         surfaces=_TO_JOIN, phrases=_PARTICIPANTS, source=_ORIGINAL),
     Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
+    Row(name="concurrent limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
+        surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
@@ -317,6 +327,17 @@ TABLE: Final[tuple[Row, ...]] = (
             "reason=duplicateidentity", "reason=participantremoved", "reason=roomdeleted",
             "reason=roomclosed"),
         source=f"{_SDK}: Rust's, and so Python's and Node's"),
+    Row(name="token refused, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("invalid token", "invalid authorization token", "invalid api key",
+            "no permissions to access the room", "permissions denied"),
+        source=f"{_SERVER}: its 401, of which livekit-client's error has the text"),
+    Row(name="room not there, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("requested room does not exist",),
+        source=f"{_SERVER}: its 404, of which livekit-client's error has the text"),
+    Row(name="given up, in words", blame=Blame.CALLER, surfaces=_CLIENT,
+        phrases=("signal connection aborted", "connection attempt aborted",
+            "client initiated disconnect"),
+        source="livekit-client: the page left while it connected"),
     Row(name="no media", blame=Blame.NOBODY, surfaces=_CLIENT,
         phrases=("pc connection", "pc_connection", "peer connection", "peerconnection"),
         source=f"{_SDK}: WebRTC finds no way, most often for the user's own network"),
@@ -333,6 +354,10 @@ TABLE: Final[tuple[Row, ...]] = (
             "signal connection", "server_shutdown", "server shutdown",
             "server unreachable", "could not establish", "no response from servers"),
         source=f"{_ORIGINAL}; {_SDK}"),
+    Row(name="any failure, by code", blame=Blame.SERVER, cause=Cause.DOWN, surfaces=_CLIENT,
+        codes=_ANY_FAILURE,
+        source="livekit-client: the reasonName of every failed connect(), so that it counts only"
+        " where the text says nothing"),
 )
 # fmt: on
 """From an answer to whose affair it is, and to the cause if it is the server's."""

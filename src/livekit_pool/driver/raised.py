@@ -49,7 +49,8 @@ class Raised:
         and errors of the operating system a number. A ``code`` that is a number is an HTTP status,
         or that of a ``DisconnectReason``: those end far below 100. Where the text itself blames a
         server, such a small number counts for nothing: livekit-client's ``ConnectionError`` has the
-        ``code`` 1 whatever happened, and numbers its reasons otherwise (room/errors.ts).
+        ``code`` 1 whatever happened, and numbers its reasons otherwise (room/errors.ts). Its
+        ``reasonName`` is of as little worth; `core.faults.TABLE` asks the text before it.
         """
         status, name = _number(code), _disconnected(code) or _name(code)
         if isinstance(error, str):

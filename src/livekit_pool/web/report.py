@@ -56,7 +56,8 @@ class ReportRequest(BaseModel):
     code: Annotated[str, Field(max_length=_LONGEST_NAME)] | int | None = Field(
         default=None,
         description="What the SDK has beside the text: an HTTP status; a Twirp code; the name or"
-        " number of a DisconnectReason; the reasonName of a ConnectionError.",
+        " number of a DisconnectReason. Of a ConnectionError of livekit-client its status, else"
+        " ConnectionErrorReason[error.reason].",
     )
 
 

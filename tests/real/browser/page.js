@@ -2,7 +2,7 @@
 // record is performance.now(), in milliseconds.
 "use strict";
 
-const { Room, RoomEvent, ConnectionState, DisconnectReason } = LivekitClient;
+const { Room, RoomEvent, ConnectionErrorReason, ConnectionState, DisconnectReason } = LivekitClient;
 const MESSAGE_EVERY = 50;
 const LOOK_EVERY = 100;
 
@@ -53,6 +53,26 @@ class Participant {
   async join(url, token, { audio }) {
     await this.room.connect(url, token);
     if (audio) await this.room.localParticipant.setMicrophoneEnabled(true);
+  }
+
+  // What docs/http-api.md lets a page report of a connect() that fails, and the name it warns of.
+  async failsToJoin(url, token) {
+    try {
+      await this.room.connect(url, token, { websocketTimeout: 2000 });
+    } catch (error) {
+      const code = error.status ?? ConnectionErrorReason[error.reason];
+      return { error: String(error).slice(0, 4096), code, reasonName: error.reasonName };
+    }
+    throw new Error("it could connect");
+  }
+
+  async reports(pool, token, { server, revision, error, code }) {
+    const answer = await fetch(`${pool}/pool/report`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+      body: JSON.stringify({ server, revision, error, code }),
+    });
+    return await answer.json();
   }
 
   startSending() {

@@ -7,7 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 from playwright.async_api import Browser as Chromium
@@ -124,6 +124,30 @@ class Tab:
             [url, token, {"audio": audio}],
         )
         await self.look()
+
+    async def fails_to_join(self, url: str, token: str) -> dict[str, Any]:
+        """
+        Try to connect, for 2 s; what a page reports of livekit-client's error.
+
+        ``error`` and ``code`` are as docs/http-api.md says, ``reasonName`` as the error has it.
+
+        Raises:
+            playwright.async_api.Error: it could connect.
+        """
+        return dict(
+            await self._page.evaluate(
+                "([url, token]) => participant.failsToJoin(url, token)", [url, token]
+            )
+        )
+
+    async def reports(self, pool: str, token: str, told: dict[str, Any]) -> dict[str, Any]:
+        """Send a report to the pool at the ``http://`` URL; what it answers."""
+        return dict(
+            await self._page.evaluate(
+                "([pool, token, told]) => participant.reports(pool, token, told)",
+                [pool, token, told],
+            )
+        )
 
     async def start_sending(self) -> None:
         """Send numbered messages from now on, one each 50 ms."""
