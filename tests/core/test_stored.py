@@ -18,6 +18,7 @@ from livekit_pool.core.stored import (
     rotation_to_mapping,
     to_mapping,
 )
+from tests.core.nonsense import GONE, NONSENSE, edited, is_legal, is_refused, is_told
 from tests.core.samples import NAMES, START, document
 
 MARK = Mark(by="ann", since=START, reason="disk")
@@ -103,12 +104,17 @@ def test_no_damage_to_one_field_rotates(key: str, value: object) -> None:
     assert from_mapping(to_mapping(read), NAMES) == (read, ())
 
 
-@pytest.mark.parametrize("key", sorted(set(KEYS) - {"lastError", "lastErrorTime", "paused"}))
-def test_each_repair_is_told(key: str) -> None:
-    stored = to_mapping(FULL)
-    del stored[key]
+@pytest.mark.parametrize("kind", NONSENSE)
+@pytest.mark.parametrize("key", KEYS)
+def test_each_repair_is_told(key: str, kind: str) -> None:
+    if is_refused(key, kind):
+        return  # above
+    stored = edited(to_mapping(FULL), key, kind)
     _, repairs = from_mapping(stored, NAMES)
-    assert [repair for repair in repairs if repair.startswith(f"{key} is missing")]
+    assert is_told(repairs, key) is not is_legal(key, kind), repairs
+    how = "missing" if kind == GONE else "nonsense"
+    within = kind == "map" and key in ("servers", "paused")
+    assert within or all(repair.startswith(f"{key} is {how}") for repair in repairs), repairs
 
 
 def test_an_index_out_of_range_is_that_of_the_name() -> None:

@@ -7,9 +7,7 @@ is back there is one truth again.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from livekit import api
 
 from livekit_pool.local import LocalServer
 from tests.real.call import Participant
+from tests.real.events import events_of
 from tests.real.machines import SECRET, Machines, machines
 from tests.real.test_machines import settled
 from tests.real.until import until
@@ -293,38 +292,3 @@ async def livekit_room(server: LocalServer) -> AsyncIterator[set[str]]:
     url = server.url.replace("ws", "http", 1)
     async with api.LiveKitAPI(url, server.key, server.secret) as lk:
         yield {room.name for room in (await lk.room.list_rooms(api.ListRoomsRequest())).rooms}
-
-
-@contextlib.asynccontextmanager
-async def events_of(
-    pool: Machines, number: int
-) -> AsyncIterator[list[tuple[str, dict[str, object]]]]:
-    """The events that a listener of that machine is told, from now on."""
-    told: list[tuple[str, dict[str, object]]] = []
-    connected = asyncio.Event()
-
-    async def listen() -> None:
-        timeout = aiohttp.ClientTimeout(total=None)
-        headers = {"Authorization": f"Bearer {pool.token('standup', 'listener')}"}
-        url = f"{pool.pools[number].http_url}/pool/events"
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.get(url) as stream,
-        ):
-            name = ""
-            async for line in stream.content:
-                text = line.decode().rstrip("\n")
-                if text.startswith("event: "):
-                    name = text.removeprefix("event: ")
-                elif text.startswith("data: "):
-                    told.append((name, json.loads(text.removeprefix("data: "))))
-                    connected.set()
-
-    task = asyncio.create_task(listen())
-    async with asyncio.timeout(10):
-        await connected.wait()
-    try:
-        yield told
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

@@ -137,7 +137,10 @@ class ProcessWorker:
         """End it without a chance to clean up, also if it is stopped."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
-        await self.process.communicate()
+        try:
+            await self.process.communicate()
+        except RuntimeError:  # somebody listens to it, and hears the end
+            await self.process.wait()
 
 
 class MemoryBackend:

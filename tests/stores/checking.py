@@ -118,8 +118,77 @@ def check_ledger(
         total = ledger.get(writer, {}).get("steps", 0)
         if not least <= total <= most:
             problems.append(f"{writer} counted {least} to {most}, the ledger has {total}")
-    strangers = ledger.keys() - {r["writer"] for w in seen for r in w if "counted" in r}
+    strangers = ledger.keys() - {r["writer"] for w in seen for r in w if "writer" in r}
     return problems + [f"{writer} counted nothing" for writer in sorted(strangers)]
+
+
+def check_folds(
+    seen: Sequence[Sequence[Record]], ledger: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """What was counted and folded is there once, however often it was folded."""
+    problems = []
+    for worker in seen:
+        counts = [record for record in worker if "loose" in record]
+        if not counts:
+            continue
+        writer = counts[0]["writer"]
+        least = sum(record["loose"] for record in counts if record["certain"])
+        most = sum(record["loose"] for record in counts)
+        sums = dict(ledger.get(writer, {}))
+        done, total = sums.pop("at", 0), sum(sums.values())
+        if not least <= total <= most:
+            problems.append(f"{writer} counted {least} to {most}, the ledger has {total}")
+        folded = [record["at"] for record in worker if record.get("folded")]
+        if len(set(folded)) < len(folded) or any(at >= done for at in folded):
+            problems.append(f"{writer} folded at {folded}, the ledger is at {done}")
+    return problems
+
+
+def check_beats(
+    seen: Sequence[Sequence[Record]], rows: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """Each process's row (here its sessions) is the last one it wrote for certain, or a later."""
+    problems = []
+    for worker in seen:
+        beats = [record for record in worker if "beat" in record]
+        if not beats:
+            continue
+        process = beats[0]["process"]
+        least = max((record["beat"] for record in beats if record["certain"]), default=0)
+        most = max(record["beat"] for record in beats)
+        row = rows.get(process, {}).get("red", 0)
+        if not least <= row <= most:
+            problems.append(f"{process} wrote {least} to {most}, its row has {row}")
+    return problems
+
+
+def check_passing(seen: Sequence[Sequence[Record]]) -> list[str]:
+    """A room that one worker alone places and lets lapse is there when it should be."""
+    return [problem for worker in seen for problem in _passing(worker)]
+
+
+def _passing(worker: Sequence[Record]) -> Iterator[str]:
+    # The revisions at which it may be placed now; None where it may have no placement.
+    may_be: set[int | None] = {None}
+    for record in worker:
+        match record.get("passing"):
+            case "found":
+                if record["revision"] not in may_be:
+                    yield f"found at {record['revision']}, not at one of {may_be}"
+                may_be = {record["revision"]}
+            case "placed":
+                made = {record["to"]} if None in may_be else set()
+                if record["revision"] not in (may_be - {None}) | made:
+                    yield f"placed at {record['revision']}, not at one of {may_be} or {made}"
+                may_be = {record["revision"]}
+            case "lapsed":
+                may_be = {None}
+            case "kept":
+                yield "did not lapse although nobody held it"
+            case "unknown":
+                # A placement is made where none is; a lapse takes away whatever is there.
+                if record["to"] is None or None in may_be:
+                    may_be = may_be | {record["to"]}
 
 
 def check_places(seen: Sequence[Sequence[Record]], rooms: int) -> list[str]:
@@ -145,7 +214,8 @@ def check_moves(seen: Sequence[Sequence[Record]], final: dict[str, tuple[str, in
     problems = []
     by_room: dict[str, list[Record]] = defaultdict(list)
     for worker in seen:
-        for record in worker:
+        problems += [f"{record['lost']} was lost" for record in worker if "lost" in record]
+        for record in (record for record in worker if "room" in record):
             by_room[record["room"]].append(record)
             if record["revision"] < record["asked"]:
                 problems.append(f"asked for {record['asked']}, left at {record['revision']}")

@@ -12,12 +12,20 @@ from typing import Any
 
 from livekit_pool.core.document import Document
 from livekit_pool.exceptions import StoreOutcomeUnknown, StoreUnavailable
-from livekit_pool.stores.base import Changed, Moved, Resync, Settling, Store, SwapOutcome
+from livekit_pool.stores.base import Changed, Moved, Placement, Resync, Settling, Store, SwapOutcome
 from tests.real.until import until
 
 from .backends import ProcessWorker
-from .checking import check_attempts, check_ledger, check_moves
-from .outage_work import END
+from .checking import (
+    check_attempts,
+    check_beats,
+    check_folds,
+    check_ledger,
+    check_moves,
+    check_passing,
+    check_watch,
+)
+from .outage_work import END, MOVED
 from .services import ServiceBackend
 from .tcp_proxy import TcpProxy
 from .values import following, rotation_to
@@ -243,13 +251,34 @@ async def judge(store: Store, workers: list[Working]) -> None:
     # Something did happen.
     assert len(history) > len(workers)
     assert check_attempts([*seen, own], 1, history) == []
-    assert check_ledger(seen, await store.ledger()) == []
+    ledger = await store.ledger()
+    assert check_ledger(seen, ledger) == []
+    assert check_folds(seen, ledger) == []
+    # Some may be dead by now, as a store sees it that was away for long.
+    rows = {row.process: row.sessions for row in await store.rows(within=3600)}
+    assert check_beats(seen, rows) == []
     if store.keeps_placements:
-        moves = [[record for record in worker if "room" in record] for worker in seen]
+        assert check_passing(seen) == []
         left = await store.placements()
         # What is there at last may be a move whose answer was lost.
         last = [{**as_record(p), "asked": 1, "begin": end_, "end": end_} for p in left]
-        assert check_moves([*moves, last], {p.room: (p.server, p.revision) for p in left}) == []
+        assert check_moves([*seen, last], {p.room: (p.server, p.revision) for p in left}) == []
+
+
+async def judge_watchers(store: Store, watchers: list[Working]) -> None:
+    """After the end of the work: end theirs too, and see that none of them missed anything."""
+    if store.keeps_placements:
+        assert isinstance(await store.move("end", "end", 1, "end"), Placement)
+    final = (await document_of(store)).revision
+    placements: dict[str, list[object]] = {
+        p.room: [p.server, p.revision] for p in await store.placements() if p.room in MOVED
+    }
+    for watcher in watchers:
+        seen = await watcher.records()
+        assert check_watch(seen, final, placements) == []
+        # Something did happen: news came, and there were gaps.
+        assert sum("changed" in record for record in seen) > 1
+        assert sum("resync" in record for record in seen) > 1
 
 
 async def check_holding(store: Store, processes: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,6 +100,15 @@ class RedisServer:
         """Throw away what it keeps on disk; to be called while it does not run."""
         for kept in (self.folder / "appendonlydir").glob("*"):
             kept.unlink()
+
+    def keep_copy(self) -> None:
+        """Copy what it keeps on disk now, for `put_back`."""
+        shutil.copytree(self.folder / "appendonlydir", self.folder / "copy", dirs_exist_ok=True)
+
+    def put_back(self) -> None:
+        """Let it have the copy's data from its next start on, as after a restored backup."""
+        self.forget()
+        shutil.copytree(self.folder / "copy", self.folder / "appendonlydir", dirs_exist_ok=True)
 
     def freeze(self) -> None:
         """Let it stop where it is, with its connections open."""

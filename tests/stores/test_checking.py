@@ -8,8 +8,11 @@ import pytest
 
 from .checking import (
     check_attempts,
+    check_beats,
+    check_folds,
     check_ledger,
     check_moves,
+    check_passing,
     check_places,
     check_swaps,
     check_watch,
@@ -87,6 +90,11 @@ class TestMoves:
         self, records: list[Any], final: tuple[str, int], problems: list[str]
     ) -> None:
         assert check_moves([records], {"standup": final}) == problems
+
+    def test_a_lost_room_is_named(self) -> None:
+        records = [move(2, "a", 0), {"lost": "standup"}]
+
+        assert check_moves([records], {"standup": ("a", 2)}) == ["standup was lost"]
 
     def test_two_servers_at_one_revision_are_named(self) -> None:
         problems = check_moves([[move(2, "a", 0)], [move(2, "b", 0)]], {"standup": ("a", 2)})
@@ -191,3 +199,78 @@ class TestLedger:
     )
     def test_bad_ones_are_found(self, ledger: dict[str, dict[str, int]], problem: str) -> None:
         assert check_ledger([[counted(2), counted(3, False)], []], ledger) == [problem]
+
+
+def loose(number: int, certain: bool = True) -> dict[str, Any]:
+    return {"loose": number, "writer": "p1", "certain": certain}
+
+
+class TestFolds:
+    good = (loose(2), {"folded": True, "at": 0}, loose(3, False), {"folded": False, "at": 1})
+
+    @pytest.mark.parametrize("sums", [{"at": 1, "sum": 2}, {"at": 2, "sum": 2, "step/3": 3}])
+    def test_what_is_not_certain_may_be_there(self, sums: dict[str, int]) -> None:
+        assert check_folds([self.good], {"p1": sums}) == []
+        assert check_ledger([self.good], {"p1": sums}) == []
+
+    @pytest.mark.parametrize(
+        ("sums", "problem"),
+        [
+            ({"at": 1, "sum": 1}, "p1 counted 2 to 5, the ledger has 1"),
+            ({"at": 1, "sum": 4, "step/2": 2}, "p1 counted 2 to 5, the ledger has 6"),
+            ({"sum": 2}, "p1 folded at [0], the ledger is at 0"),
+        ],
+    )
+    def test_bad_ones_are_found(self, sums: dict[str, int], problem: str) -> None:
+        assert check_folds([self.good], {"p1": sums}) == [problem]
+
+    def test_one_that_was_done_twice_is_found(self) -> None:
+        again = {"folded": True, "at": 0}
+        problems = check_folds([[*self.good, again]], {"p1": {"at": 1, "sum": 2}})
+        assert problems == ["p1 folded at [0, 0], the ledger is at 1"]
+
+
+def test_a_row_is_the_last_that_was_written_for_certain_or_later() -> None:
+    beats = [
+        {"beat": 1, "process": "p1", "certain": True},
+        {"beat": 2, "process": "p1", "certain": False},
+    ]
+    for sessions in (1, 2):
+        assert check_beats([beats, []], {"p1": {"red": sessions}}) == []
+    assert check_beats([beats], {}) == ["p1 wrote 1 to 2, its row has 0"]
+    assert check_beats([beats], {"p1": {"red": 3}}) == ["p1 wrote 1 to 2, its row has 3"]
+
+
+def passing(what: str, revision: int | None = None, to: int | None = None) -> dict[str, Any]:
+    return {"passing": what, "revision": revision, "to": to}
+
+
+class TestPassing:
+    @pytest.mark.parametrize(
+        "records",
+        [
+            [passing("found"), passing("placed", 2, 2), passing("lapsed"), passing("found")],
+            [passing("unknown", to=2), passing("found", 2), passing("placed", 2, 5)],
+            [passing("unknown", to=2), passing("found"), passing("placed", 3, 3)],
+            [passing("placed", 2, 2), passing("unknown"), passing("found")],
+            [passing("placed", 2, 2), passing("unknown"), passing("placed", 2, 3)],
+            [passing("placed", 2, 2), passing("refused"), passing("found", 2)],
+        ],
+    )
+    def test_good_ones_pass(self, records: list[dict[str, Any]]) -> None:
+        assert check_passing([records, []]) == []
+
+    @pytest.mark.parametrize(
+        "records",
+        [
+            [passing("found", 2)],
+            [passing("placed", 1, 2)],
+            [passing("placed", 2, 2), passing("found")],
+            [passing("placed", 2, 2), passing("refused"), passing("found")],
+            [passing("placed", 2, 2), passing("placed", 3, 3)],
+            [passing("placed", 2, 2), passing("lapsed"), passing("found", 2)],
+            [passing("placed", 2, 2), passing("kept")],
+        ],
+    )
+    def test_bad_ones_are_found(self, records: list[dict[str, Any]]) -> None:
+        assert len(check_passing([records])) == 1

@@ -31,6 +31,7 @@ from .outages import (
     end,
     following_by_notices,
     judge,
+    judge_watchers,
     losing,
     lost_once,
     recover,
@@ -45,6 +46,9 @@ from .values import first_document, following, process_row, rotation_to
 
 KEEPING = [name for name, kind in SERVICES.items() if kind.keeps_data]
 PLACING = [name for name, kind in SERVICES.items() if kind.keeps_placements]
+
+KILLS = 3
+"""How often a service dies while processes write; a random number of milliseconds apart."""
 
 Call = Callable[[Store, Document], Coroutine[Any, Any, object]]
 STANDUP = Placement(room="standup", server="red", revision=1)
@@ -174,9 +178,10 @@ class TestDeath:
         chance = random.Random(4)
         async with keeping.open() as store:
             await store.create(first_document(), "a")
+            watchers = await begin(keeping, "watches_on", 2)
             workers = await begin(keeping, "attempts", 3)
-            for _ in range(3):
-                await asyncio.gather(*(worker.steps(5) for worker in workers))
+            for _ in range(KILLS):
+                await asyncio.gather(*(worker.steps(12) for worker in workers))
                 await asyncio.sleep(chance.random() / 5)
                 await keeping.kill()
                 await asyncio.sleep(chance.random() / 5)
@@ -185,6 +190,7 @@ class TestDeath:
             await until_won(store)
 
             await judge(store, workers)
+            await judge_watchers(store, watchers)
 
     async def test_while_watching(self, keeping: ServiceBackend) -> None:
         async with keeping.open() as store, keeping.open() as other:

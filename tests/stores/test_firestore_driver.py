@@ -17,11 +17,13 @@ from livekit_pool.driver import Driver
 from livekit_pool.servers import Server
 from livekit_pool.stores.firestore import FirestoreStore
 from livekit_pool.upstream.probe import Prober
+from tests.core.nonsense import is_told
 from tests.real.until import until
 from tests.upstream.scripted import OK, Exchange, Script, response, scripted
 
 from .emulator import Emulator
 from .original import Console, OriginalClient
+from .values import repairs
 
 pytestmark = pytest.mark.needs("firestore")
 
@@ -229,6 +231,8 @@ class TestHand:
                     loaded = (await driver.store.load()).document
                     assert loaded is not None
                     assert loaded.active_server == "green", field
+                # For each value alone: tests of the store. These are no fields of a document's.
+                assert is_told(repairs(caplog), field) or field in ("operation", "seconds"), field
                 await console.edit(**{field: good[field]})
                 await driver.reload()
 

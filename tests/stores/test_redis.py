@@ -30,13 +30,22 @@ from livekit_pool.stores.redis_calls import LIMIT
 from livekit_pool.stores.redis_errors import misconfigured, refusal
 from livekit_pool.stores.redis_parts import HISTORY_KEPT
 from livekit_pool.stores.redis_watch import LOOKS
+from tests.core.nonsense import NONSENSE, edited, is_legal, is_refused, is_told
 from tests.real.authority import Authority
 from tests.real.until import until
 
 from .outages import BACK, BOUND, timed, works_again
 from .redis_server import RedisServer, free_port
 from .tcp_proxy import TcpProxy
-from .values import Clock, first_document, following, process_row, rich_document, rotation_to
+from .values import (
+    Clock,
+    first_document,
+    following,
+    process_row,
+    repairs,
+    rich_document,
+    rotation_to,
+)
 
 pytestmark = pytest.mark.needs("redis")
 
@@ -568,37 +577,36 @@ class TestWatch:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("nonsense", ["nonsense", -1, [], {"x": "y"}, "gone"], ids=str)
+    @pytest.mark.parametrize("kind", NONSENSE)
     @pytest.mark.parametrize("field", to_mapping(rich_document()))
-    async def test_of_a_field_by_hand_is_repaired(
+    async def test_of_a_field_by_hand_is_repaired_and_told(
         self,
         server: RedisServer,
         store: RedisStore,
         caplog: pytest.LogCaptureFixture,
         field: str,
-        nonsense: object,
+        kind: str,
     ) -> None:
-        if field == "schema" and nonsense == -1:
+        if is_refused(field, kind):
             return  # that of another version: below
         document = replace(rich_document(), active_server="red", revision=9, active_since=4)
         await store.create(document, "a")
-        edited = to_mapping(document)
-        if nonsense == "gone":
-            del edited[field]
-        else:
-            edited[field] = nonsense
-        server.command("HSET", DOCUMENT, "content", json.dumps(edited))
+        stored = edited(to_mapping(document), field, kind)
+        server.command("HSET", DOCUMENT, "content", json.dumps(stored))
 
         for _ in range(3):
             read = (await store.load()).document
 
         assert read is not None
         assert (read.lineage, read.revision) == (document.lineage, 9)
-        named = field == "activeServer" and isinstance(nonsense, str) and nonsense != "gone"
+        named = (field, kind) == ("activeServer", "text")
         assert read.active_server == ("nonsense" if named else "red")
-        repairs = [record for record in caplog.records if record.message == "Document repaired"]
+        told = repairs(caplog)
+        # Lineage and revision stand beside the content too, so that no other one is legal.
+        beside = field in ("lineage", "revision")
+        assert is_told(told, field) is (beside or not is_legal(field, kind)), told
         # Once each, however often it is read.
-        assert len(repairs) == len({str(vars(record)["fields"]) for record in repairs})
+        assert len(told) == len(set(told))
         answer = await store.swap(9, following(read), "b")
         assert answer.outcome is SwapOutcome.WON
         assert (await store.load()).document == following(read)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -24,15 +26,25 @@ from typing import Any
 
 import pytest
 
+from livekit_pool.core.stored import to_mapping
 from livekit_pool.exceptions import ConfigurationError, StoreCorrupt, StoreUnavailable
 from livekit_pool.stores import sqlite_tables as tables
 from livekit_pool.stores.base import Changed, Placement, Resync, Settling, SwapOutcome
 from livekit_pool.stores.sqlite import SqliteStore
 from livekit_pool.stores.sqlite_file import open_database
 from livekit_pool.stores.sqlite_watch import Another, WatchedDatabase
+from tests.core.nonsense import NONSENSE, edited, is_legal, is_refused, is_told
 
 from .backends import SqliteBackend
-from .values import Clock, first_document, following, process_row, rotation_to
+from .values import (
+    Clock,
+    first_document,
+    following,
+    process_row,
+    repairs,
+    rich_document,
+    rotation_to,
+)
 
 NOBODY = 65534
 
@@ -403,6 +415,40 @@ class TestDamage:
             assert (await store.load()).document == first_document()
 
         assert [record.message for record in caplog.records] == ["Document repaired"]
+
+    async def test_of_each_field_is_told(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        document = replace(rich_document(), active_server="red", revision=9, active_since=4)
+        good = to_mapping(document)
+
+        def write(content: dict[str, object]) -> None:
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("UPDATE document SET content = ?", (json.dumps(content),))
+
+        async with SqliteStore(f"sqlite:///{path}", names=["red", "green"]) as store:
+            await store.create(document, "a")
+            for field, kind in itertools.product(good, NONSENSE):
+                if is_refused(field, kind):
+                    continue
+                write(edited(good, field, kind))
+                caplog.clear()
+
+                for _ in range(2):
+                    read = (await store.load()).document
+
+                told = repairs(caplog)
+                # Lineage and revision have columns too, so that no other one is legal.
+                beside = field in ("lineage", "revision")
+                expected = beside or not is_legal(field, kind)
+                assert is_told(told, field) is expected, (field, kind, told)
+                assert len(told) == len(set(told)), "once each"
+                assert read is not None
+                named = (field, kind) == ("activeServer", "text")
+                assert read.active_server == ("nonsense" if named else "red"), (field, kind)
+                assert (read.lineage, read.revision) == (document.lineage, 9), (field, kind)
+                write(good)
+                assert (await store.load()).document == document
 
     @pytest.mark.parametrize(("field", "value"), [("revision", "99"), ("lineage", "'x'")])
     async def test_what_the_columns_say_counts(self, path: Path, field: str, value: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from livekit_pool.core.document import Cause, Document, Mark, Rotation, ServerRecord
 from livekit_pool.stores.base import ProcessRow
 
@@ -96,3 +98,12 @@ def process_row(process: str) -> ProcessRow:
         revision=3,
         direct={"red": 2},
     )
+
+
+def repairs(log: pytest.LogCaptureFixture) -> list[str]:
+    """The repairs of documents that were logged, a sentence each."""
+    return [
+        record.__dict__["fields"]["repair"]
+        for record in log.records
+        if record.message == "Document repaired"
+    ]

@@ -20,7 +20,7 @@ from livekit_pool.core.document import Document
 from livekit_pool.stores import store_from_url
 from livekit_pool.stores.base import Changed, Moved, Placement, Resync, Stale, Store, SwapOutcome
 
-from .outage_work import attempts, lives
+from .outage_work import attempts, lives, watches_on
 from .values import following, process_row, rotation_to
 
 Record = dict[str, Any]
@@ -162,7 +162,7 @@ def as_record(placement: Placement) -> Record:
 
 WORK: dict[str, Work] = {
     work.__name__: work
-    for work in (swaps, places, moves, watches, everything, folds, attempts, lives)
+    for work in (swaps, places, moves, watches, everything, folds, attempts, lives, watches_on)
 }
 
 
