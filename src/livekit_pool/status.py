@@ -30,8 +30,11 @@ async def status(driver: Driver, metering: Metering) -> dict[str, object]:
     Raises:
         NoAnswer: there is no document yet.
     """
-    document, step = driver.document, driver.step
+    if driver.store_ok:  # what is remembered may be old
+        await driver.fresh()
     rows, rooms = await _read(driver)
+    # After all that is waited for: a rotation meanwhile would be told by halves.
+    document, step = driver.document, driver.step
     names = list(driver.servers)
     names += sorted({name for row in rows for name in row.names} - driver.servers.keys())
     return {

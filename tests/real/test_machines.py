@@ -266,10 +266,18 @@ async def test_a_machine_that_was_stopped_for_some_seconds_acts_on_nothing_old(
         joining = asyncio.create_task(late.join(one.url, pool.token("standup", "late")))
         await asyncio.sleep(0.5)  # it is in its sockets
 
+        status = asyncio.create_task(one.status())
+        told = asyncio.create_task(first_event(pool, 2))
+        await asyncio.sleep(0.5)  # so are they
+
         pool.thaw(2)
         await asyncio.sleep(0.5)
         pool.stores[2].heal()
 
+        revision = (await pool.pools[0].status())["revision"]
+        answer = await status
+        assert (answer["active"], answer["revision"]) == ("red", revision)
+        assert (await told)["revision"] == revision
         await joining
         await pool.room_is_whole("red", 1)
         assert late.count("reconnecting") == 0, late.history()

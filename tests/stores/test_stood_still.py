@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -22,7 +23,9 @@ from livekit_pool.core.events import FaultSource
 from livekit_pool.core.health import Settings
 from livekit_pool.driver import Driver
 from livekit_pool.driver.loop import STALL
-from livekit_pool.stores.base import Store, SwapOutcome
+from livekit_pool.metering import Metering
+from livekit_pool.status import status
+from livekit_pool.stores.base import ProcessRow, Store, SwapOutcome
 from livekit_pool.stores.redis import RedisStore
 from livekit_pool.upstream.probe import Prober
 from tests.real.until import until
@@ -102,6 +105,40 @@ async def test_the_first_answer_after_it_is_what_the_others_made(redis: RedisSer
         # Nothing could be heard yet: whoever asks now must make it read.
         assert driver.document.revision == 2
         assert (await driver.fresh()).revision == 4
+
+
+async def test_so_is_its_first_status(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding_evidence(redis) as driver:
+        metering = Metering(driver, cast(Prober, FakeProber()), lambda _: {})
+        # What else it asks the store for is there at once: nothing is heard meanwhile.
+        monkeypatch.setattr(driver.store, "rows", AsyncMock(return_value=[]))
+        monkeypatch.setattr(driver.store, "rooms", AsyncMock(return_value={}))
+        stand_still(redis)
+
+        shown = await status(driver, metering)
+        assert (shown["revision"], shown["active"]) == (4, "green")
+
+
+async def test_a_status_is_all_of_one_document(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with holding_evidence(redis) as driver:
+        metering = Metering(driver, cast(Prober, FakeProber()), lambda _: {})
+        rows, asked, rotated_meanwhile = driver.store.rows, asyncio.Event(), asyncio.Event()
+
+        async def held(within: float | None = None) -> Sequence[ProcessRow]:
+            if asyncio.current_task() is asking:
+                asked.set()
+                await rotated_meanwhile.wait()
+            return await rows(within)
+
+        monkeypatch.setattr(driver.store, "rows", held)
+        asking = asyncio.create_task(status(driver, metering))
+        await asked.wait()
+        await driver.rotate("meanwhile", actor="ann", to="red")
+        rotated_meanwhile.set()
+        shown = await asking
+        assert (shown["revision"], shown["active"]) == (3, "red")
 
 
 async def test_what_it_held_rotates_nothing_after_the_others_did(redis: RedisServer) -> None:

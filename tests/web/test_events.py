@@ -220,7 +220,7 @@ async def test_a_document_of_another_lineage_is_believed(pool: FakePool, served:
         assert await stream.event() == rotated(3, "blue", "red")
         pool.announce(document(9, "green", lineage="three"))  # 4 to 8 were never this one's
         assert await stream.event() == state(9, "green")
-    assert pool.calls == []
+    assert pool.calls == [("fresh", {"revision": 0})], "no history"
 
 
 async def test_rotation_and_newer_state_come_both(pool: FakePool, served: Served) -> None:
@@ -260,7 +260,7 @@ async def test_a_change_without_a_gap_asks_no_history(pool: FakePool, served: Se
         for revision in (8, 9):
             pool.announce(document(revision, "red"))
             assert await stream.event() == state(revision, "red")
-    assert pool.calls == []
+    assert pool.calls == [("fresh", {"revision": 0})], "no history"
 
 
 async def test_without_a_document_the_stream_waits(

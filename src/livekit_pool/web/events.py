@@ -326,12 +326,13 @@ class Events:
             return None
 
     async def _newest(self, known: int | None) -> Document | None:
-        """The document; read again if the listener knows of a newer one than this process."""
+        """The document; read again if it may be old, or the listener knows of a newer one."""
         document = self._document()
-        if document is None or known is None or known <= document.revision:
-            return document
+        if document is None:
+            return None
+        ahead = known is not None and document.revision < known <= document.revision + AHEAD
         with contextlib.suppress(StoreError, NoAnswer):
-            return await self._pool.fresh(known if known <= document.revision + AHEAD else 0)
+            return await self._pool.fresh(known if ahead and known is not None else 0)
         return document
 
     async def _missed(self, after: int | None, until: float = math.inf) -> tuple[Rotation, ...]:
