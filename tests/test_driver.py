@@ -259,6 +259,23 @@ async def two_revisions(store: Store) -> tuple[Document, Document, Rotation]:
     return old, newer, rotation
 
 
+async def test_who_begins_lets_those_that_run_write_over_nonsense() -> None:
+    async with Store() as store:
+        old, *_ = await two_revisions(store)
+        await store.beat(others_row(tuple(old.servers), revision=1))
+        store._document = replace(old, repaired=True)
+        async with Driver(
+            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
+        ) as driver:
+            assert "nonsense" in driver.store_detail
+            assert driver.machine.document is None
+
+            again, note = restored(old, above=1, reason="", actor="other", now=NOON)
+            assert (await store.restore(old, again, "restored", [note])).document == again
+            await until(lambda: driver.store_ok)
+            assert driver.document == again
+
+
 async def test_an_outage_takes_nothing_from_the_time_of_those_who_mend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -70,6 +70,19 @@ class TestNeighbours:
             self.known.told(known=True)
         assert self.read(OWN) == ["own"]
 
+    def test_who_dies_is_not_kept_for_ever_where_the_store_is_slow(self) -> None:
+        for _ in range(3):
+            self.now += LATE * HEARTBEAT + 0.1  # each of them is late
+            self.known.told(known=True)
+            self.read(OWN)
+        assert self.read(OWN) == ["own"]
+
+    def test_who_showed_again_and_leaves_is_gone_at_once(self) -> None:
+        self.known.told(known=False)
+        assert self.read(OWN) == ["own", "other"]
+        assert self.read(OWN, OTHER) == ["own", "other"]
+        assert self.read(OWN) == ["own"]
+
     def test_so_it_does_where_the_rows_are_read_before_the_own_is_written_again(self) -> None:
         self.now += LATE * HEARTBEAT + 0.1
         assert self.read(OWN) == ["own", "other"]

@@ -183,11 +183,6 @@ def test_where_nothing_was_lost_nothing_is_written(found: Document) -> None:
         ),
         (DAMAGED, at(HELD, 3), "parts of the document in the store were missing or nonsense"),
         (
-            at(DAMAGED, 5),
-            at(HELD, 6),
-            "parts of the document in the store were missing or nonsense",
-        ),
-        (
             at(OLDER_LINEAGE, 1),
             at(OLDER_LINEAGE, 3),
             "the store held an older lineage's document at a lower revision",
@@ -215,6 +210,45 @@ def test_who_finds_it_mended_writes_nothing() -> None:
     assert losses.found(None, HELD) is Finding.OLDER
     assert losses.found(HELD, HELD) is Finding.SAME
     assert remedy(losses) is None
+
+
+def test_what_is_mended_in_a_damaged_document_is_as_this_process_knows_it() -> None:
+    losses = Losses()
+    # Nothing of this decides anything by itself, and so it may differ.
+    losses.found(replace(DAMAGED, cause=Cause.CREATED, last_rotation=0.0, reason=""), HELD)
+    found = losses.remedy(HELD, actor="pool p", now=START)
+    assert found is not None
+    assert found[1] == at(HELD, 3)
+
+
+def test_those_who_know_what_stood_there_mend_a_newer_document_first() -> None:
+    losses = Losses()
+    newer = at(DAMAGED, 5)
+    assert losses.found(newer, HELD) is Finding.NEWER
+    assert remedy(losses, newer) is None
+    assert losses.found(newer, newer) is Finding.DAMAGED, "it is followed by now"
+    assert remedy(losses, newer, now=START + 4.9) is None
+    assert remedy(losses, newer, now=START + 5.0) == (newer, at(HELD, 6))
+
+    losses.found(newer, HELD)
+    assert remedy(losses, newer) is None
+    losses.found(at(HELD, 6), newer)
+    assert remedy(losses, at(HELD, 6), now=START + 9.0) is None, "they did"
+
+
+def test_an_older_document_that_is_damaged_is_brought_back_patiently() -> None:
+    losses = Losses()
+    losses.found(at(DAMAGED, 1), HELD)
+    assert remedy(losses) == (at(HELD, 1), at(HELD, 3))
+    losses.found(at(DAMAGED, 1), HELD)
+    assert remedy(losses, now=START + 9.9) is None
+    assert remedy(losses, now=START + 10.0) is not None
+
+
+def test_a_document_of_the_original_system_is_not_written_for_its_nonsense() -> None:
+    losses = Losses()
+    losses.found(at(DAMAGED, 0), None)
+    assert remedy(losses, at(DAMAGED, 0)) is None
 
 
 def test_what_is_damaged_when_a_process_begins_is_mended() -> None:

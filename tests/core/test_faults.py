@@ -83,6 +83,9 @@ ANSWERS = [
     (JOIN, 503, "", "the allowance service is away", Cause.DOWN),
     (CLIENT, 500, "", "cannot look the quota up", Cause.DOWN),
     (JOIN, 500, "", "fatal error: concurrent map writes", Cause.DOWN),
+    (JOIN, 500, "", "concurrent map writes, near the limit of goroutines", Cause.DOWN),
+    (JOIN, 500, "", "concurrent update, retry limit hit", Cause.DOWN),
+    (JOIN, 429, "", "more than 100 requests in 15 minutes limit exceeded", Cause.RATE_LIMIT),
     (JOIN, 500, "", "concurrent update: number of retries exceeded", Cause.DOWN),
     (JOIN, 403, "", "concurrent update of the project", Cause.CREDENTIALS),
     (JOIN, 500, "", "your quota limit is reached", Cause.QUOTA),
@@ -133,7 +136,7 @@ NARROW = [
     ("concurrent session quota reached", Cause.CONNECTION_LIMIT),
     ("request quota of 1000 per minute exceeded", Cause.RATE_LIMIT),
     ("participant minutes limit reached", Cause.QUOTA),
-    ("minutes limit exceeded", Cause.QUOTA),
+    ("connection minutes limit exceeded", Cause.QUOTA),
     ("10 per minute limit exceeded", Cause.RATE_LIMIT),
     ("quota exceeded: Too Many Requests", Cause.QUOTA),
 ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, Probe
+from livekit_pool.core.actions import Announce, Probe, Restore
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import (
     FaultSeen,
@@ -59,6 +59,16 @@ def test_what_is_lost_again_is_brought_back_again() -> None:
     assert pool.feed(Tick()) == [], "it may have been done"
     restore_of(pool.feed(Loaded(document=None)))
     assert pool.document == document()
+
+
+def test_a_store_that_takes_nothing_and_does_not_say_why_is_asked_again_after_a_pause() -> None:
+    pool = Pool()
+    old = pool.document
+    pool.feed(Loaded(document=moved(old, "blue")))
+    first = restore_of(pool.feed(Loaded(document=old)))
+    assert not any(isinstance(action, Restore) for action in pool.lost(first, old))
+    pool.now += 1.0
+    restore_of(pool.feed(Tick()))
 
 
 def test_bringing_back_makes_no_fault_late() -> None:

@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from livekit_pool.core.document import Cause, Document
+from livekit_pool.core.events import Change
 from livekit_pool.core.health import Settings
 from livekit_pool.core.stored import to_mapping
 from livekit_pool.driver import Driver, following
@@ -183,12 +184,14 @@ async def test_a_revision_to_which_nobody_counts_is_written_over(kept: Kept, rev
 async def test_such_a_revision_is_written_over_by_who_starts_then(kept: Kept) -> None:
     async with kept.pool() as one:
         await one.rotate("an update", actor="ann", to="green")
+        await one.mark(Change.DRAIN, actor="ann", server="red")  # no entry of the history
     kept.set_revision(2**63 - 1)
     async with kept.pool() as one:
-        await until(lambda: one.document.revision == 3, seconds=NOTICED, what="it is mended")
+        await until(lambda: one.document.revision == 4, seconds=NOTICED, what="it is mended")
         assert one.document.active_server == "green"
-        await one.rotate("an update", actor="ann", to="red")
-        assert [each.revision for each in await one.store.history()] == [4, 3, 2]
+        assert one.document.record("red").drained is not None
+        await one.rotate("an update", actor="ann", to="red", force=True)
+        assert [each.revision for each in await one.store.history()] == [5, 4, 2]
 
 
 async def test_nonsense_that_stood_there_before_is_written_over(kept: Kept) -> None:

@@ -58,11 +58,7 @@ class Site:
     async def pool(self, host: str = "here") -> AsyncIterator[Driver]:
         """One more process of the pool, which has seen all its servers."""
         async with (
-            FirestoreStore(
-                f"firestore://{self.project}/system/livekitPool",
-                names=[server.name for server in self.servers],
-                emulator=Emulator.shared().address,
-            ) as store,
+            self.store() as store,
             Prober() as prober,
             Driver(
                 self.servers,
@@ -79,6 +75,13 @@ class Site:
                 what="all servers were probed",
             )
             yield driver
+
+    def store(self) -> FirestoreStore:
+        return FirestoreStore(
+            f"firestore://{self.project}/system/livekitPool",
+            names=[server.name for server in self.servers],
+            emulator=Emulator.shared().address,
+        )
 
     def client(self) -> OriginalClient:
         return OriginalClient(Emulator.shared().address, self.project, count=len(NAMES))

@@ -9,8 +9,9 @@ from functools import partial
 
 import pytest
 
-from livekit_pool.core.document import Cause
+from livekit_pool.core.document import Cause, restored
 from livekit_pool.core.stored import to_mapping
+from livekit_pool.stores.base import SwapOutcome
 from tests.real.until import until
 
 from .test_firestore_driver import Site, active
@@ -100,3 +101,21 @@ def repairs(log: pytest.LogCaptureFixture, field: str) -> list[logging.LogRecord
         if each.message == "Document repaired"
         and each.__dict__["fields"]["repair"].startswith(field)
     ]
+
+
+async def test_what_is_brought_back_writes_over_no_rotation_of_an_original_client(
+    site: Site,
+) -> None:
+    async with site.pool() as driver:
+        found = driver.document
+    async with site.console() as console, site.store() as store:
+        await store.load()
+        await console.edit(activeServerIndex=1)
+        again, note = restored(found, above=1, reason="", actor="us", now=found.created_at)
+        answer = await store.restore(found, again, "ours", [note])
+        assert answer.outcome is SwapOutcome.LOST
+        assert answer.document is not None
+        assert answer.document.foreign_index == 1
+
+        answer = await store.restore(answer.document, again, "ours", [note])
+        assert answer.outcome is SwapOutcome.WON, "who has seen it knows what it does"

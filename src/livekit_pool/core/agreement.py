@@ -21,6 +21,9 @@ __all__ = ["Finding", "Losses", "compare"]
 _MENDING_PAUSE: Final = 10.0
 """Seconds between two repairs of what somebody wrote over a document."""
 
+_OTHERS_FIRST: Final = 5.0
+"""Seconds that processes which know what stood there have to write over nonsense."""
+
 _PRECISION: Final = 0.001
 """Seconds: stores keep moments with different precision, all of them with a better one."""
 
@@ -66,12 +69,14 @@ class _Loss:
     Attributes:
         patiently: what was found is what somebody edited. Were this process unable to read what it
             writes, mending would go on without end, so it is not mended at once again.
+        waits: seconds before it is written: others may know better what to write.
     """
 
     found: Document | None
     content: Document
     reason: str
     patiently: bool = False
+    waits: float = 0.0
 
 
 class Losses:
@@ -79,12 +84,15 @@ class Losses:
 
     def __init__(self) -> None:
         self._loss: _Loss | None = None
+        self._noticed: float | None = None  # when it was first to be mended
         self._mend_at = -math.inf
 
     def found(self, found: Document | None, held: Document | None) -> Finding:
         """Take in what the store holds now; returns what it is to who holds ``held``, if any."""
         finding = Finding.NEWER if held is None else compare(found, held)
-        self._loss = _loss(finding, found, held)
+        before, self._loss = self._loss, _loss(finding, found, held)
+        if before is None or self._loss is None or before.found != self._loss.found:
+            self._noticed = None
         return finding
 
     def remedy(
@@ -97,6 +105,10 @@ class Losses:
         """
         loss = self._loss
         if loss is None:
+            return None
+        if self._noticed is None:
+            self._noticed = now
+        if now < self._noticed + loss.waits:
             return None
         if loss.patiently:
             if now < self._mend_at:
@@ -114,19 +126,24 @@ class Losses:
 
 
 def _loss(finding: Finding, found: Document | None, held: Document | None) -> _Loss | None:
+    edited = "the store held an older document, or an edited one"
+    damaged = "parts of the document in the store were missing or nonsense"
     match finding:
         case Finding.OLDER if held is not None and found is None:
             return _Loss(found, held, "the store had lost the document")
-        case Finding.OLDER | Finding.OVERWRITTEN if held is not None:
-            edited = finding is Finding.OVERWRITTEN
-            reason = "the store held an older document, or an edited one"
-            return _Loss(found, held, reason, patiently=edited)
+        case Finding.OLDER | Finding.OVERWRITTEN if held is not None and found is not None:
+            patiently = found.repaired or finding is Finding.OVERWRITTEN
+            return _Loss(found, held, edited, patiently=patiently)
         case Finding.LOWER if found is not None:
             reason = "the store held an older lineage's document at a lower revision"
             return _Loss(found, found, reason)
-        case Finding.DAMAGED | Finding.NEWER if found is not None and found.repaired:
-            reason = "parts of the document in the store were missing or nonsense"
-            return _Loss(found, found, reason, patiently=True)
+        case Finding.DAMAGED if held is not None:
+            waits = _OTHERS_FIRST if held.repaired else 0.0
+            return _Loss(found, held, damaged, patiently=True, waits=waits)
+        # One of the original system, at revision 0, is written when all processes have one list.
+        case Finding.NEWER if found is not None and found.repaired and found.revision > 0:
+            waits = 0.0 if held is None else _OTHERS_FIRST
+            return _Loss(found, found, damaged, patiently=True, waits=waits)
     return None
 
 

@@ -115,7 +115,8 @@ _QUOTA_FOR_SURE: Final = (
     "over quota",
     "out of quota",
     "minutes exceeded",
-    "minutes limit",
+    "participant minutes limit",
+    "connection minutes limit",
     "free tier",
     "limit reached",
 )
@@ -127,9 +128,29 @@ _CONNECTIONS: Final = (
     "too many connections",
     "insufficient capacity",
 )
-_CONCURRENT: Final = ("concurrent",)
-# Beside it, where no 429 says that it is a limit: what crashes may speak of concurrent writes.
-_LIMIT: Final = ("limit", "limits", "maximum", "quota exceeded", "quota reached")
+# Where no 429 says that it is a limit: what crashes may speak of concurrent writes.
+_CONCURRENT: Final = (
+    "concurrent limit",
+    "concurrent session limit",
+    "concurrent session quota",
+    "concurrent sessions limit",
+    "concurrent connection limit",
+    "concurrent participant limit",
+    "concurrent participants limit",
+    "concurrent user limit",
+    "concurrent users limit",
+    "concurrent room limit",
+    "concurrent rooms limit",
+    "concurrent sessions exceeded",
+    "concurrent sessions reached",
+    "limit of concurrent",
+    "limit on concurrent",
+    "limit for concurrent",
+    "maximum concurrent",
+    "maximum of concurrent",
+    "maximum number of concurrent",
+    "too many concurrent",
+)
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
@@ -236,7 +257,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="participant limit", blame=Blame.SERVER, cause=Cause.PARTICIPANT_LIMIT,
         statuses=frozenset({429}), phrases=_PARTICIPANTS, source=_ORIGINAL),
     Row(name="connection limit", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({429}), phrases=(*_CONNECTIONS, *_CONCURRENT),
+        statuses=frozenset({429}), phrases=(*_CONNECTIONS, "concurrent"),
         source=f"{_ORIGINAL}; {_CLOUD}"),
     Row(name="rate limit by its name", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({429}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
@@ -253,7 +274,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         statuses=frozenset({401, 403}), phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
+        statuses=frozenset({401, 403}), phrases=_CONCURRENT, source=_CLOUD),
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
@@ -288,7 +309,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
+        surfaces=_TO_JOIN, phrases=_CONCURRENT, source=_CLOUD),
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,

@@ -16,9 +16,9 @@ __all__ = ["LARGEST", "Fields"]
 
 LARGEST: Final = 2**52
 """
-Largest whole number that anything is counted to.
+Largest whole number that is read: no counting comes so far.
 
-Half of what JSON's readers keep exactly (RFC 8259, section 6), so that counting goes on from it.
+Half of what JSON's readers keep exactly (RFC 8259, section 6), which no store may come near.
 """
 
 _LAST_MOMENT = 253402300799.0  # the last second of the year 9999: no calendar goes further

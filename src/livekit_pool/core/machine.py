@@ -674,9 +674,16 @@ def _told_to_us(event: Probed, document: Document) -> FaultSeen:
 
 def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool:
     """Whether the store refuses ``swap`` although what it shows is what that expected."""
-    if not isinstance(swap, Swap) or there is None or there.foreign_index is not None:
+    if swap is None or there is None or there.foreign_index is not None:
         return False
-    return there.revision <= swap.expected
+    if isinstance(swap, Swap):
+        return there.revision <= swap.expected
+    found = swap.found
+    return found is not None and _identity(found) == _identity(there)
+
+
+def _identity(document: Document) -> tuple[str, int]:
+    return document.lineage, document.revision
 
 
 def _has_same_active(document: Document, current: Document) -> bool:

@@ -20,6 +20,7 @@ from ..core.actions import Restore
 from ..core.agreement import Finding, compare
 from ..core.document import Document, Rotation, new_document, restored
 from ..core.events import ClockSet, Event, Loaded, StoreSeen
+from ..core.fields import LARGEST
 from ..core.machine import PoolMachine
 from ..exceptions import (
     PoolError,
@@ -199,7 +200,8 @@ class Following:
         ``document``, if there is no slip of somebody's hand in it that running processes mend.
 
         They would have left a server that all of them had lost from their lists, unless the pool
-        is paused, and they know newer content than that of a document whose revision was set back.
+        is paused, and they know what stood in a document whose revision was set back, or parts of
+        which are nonsense.
 
         Args:
             newest: revision at the top of the history.
@@ -222,6 +224,8 @@ class Following:
                 f"the document names {document.active_server!r} as active, a server that no process"
                 " has"
             )
+        elif document.repaired:
+            slip = "parts of the document are missing or nonsense"
         else:
             return document
         if self._slip_since is None:
@@ -237,7 +241,7 @@ class Following:
         # Of a document that is gone for good. Not every revision is in the history, and the row of
         # a process that died may be there still.
         known = [rotation.revision for rotation in await self._past(1)]
-        known += [row.revision for row in await self._store.rows()]
+        known += [min(row.revision, LARGEST) for row in await self._store.rows()]
         first = new_document(
             lineage=secrets.token_hex(8),
             names=self._machine.names,

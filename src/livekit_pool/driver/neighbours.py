@@ -4,7 +4,6 @@ Neighbours: what the other processes of the pool have and see, by their rows in 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -24,8 +23,8 @@ class Neighbours:
 
     A store that was away, or that lost its rows, shows at first only those that have told it anew
     that they live. Who believed it would be alone for a moment: leave a server that others have,
-    have nobody to ask what they see, count nobody's participants. So for `LIVING` seconds those
-    that were there before go on counting; a process that died in that time counts as long.
+    have nobody to ask what they see, count nobody's participants. So those that were there before
+    go on counting for as long as a row lives; a process that died in that time counts as long.
 
     Attributes:
         rows: those rows, this process's own among them once it has one.
@@ -40,8 +39,8 @@ class Neighbours:
         self._process = process
         self._monotonic = monotonic
         self._told_at: float | None = None
-        self._kept: Sequence[ProcessRow] = ()
-        self._kept_until = -math.inf
+        self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
+        self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and until when, by process
 
     def told(self, *, known: bool) -> None:
         """This process's row was written; ``known`` says whether the store had it before."""
@@ -54,24 +53,30 @@ class Neighbours:
         told = self._told_at is not None
         if self._is_late or (told and all(row.process != self._process for row in found)):
             self._keep()
-        self.rows = self.living(found)
+        self._shown, self.rows = found, self.living(found)
+        for row in found:
+            self._kept.pop(row.process, None)
         return self.rows
 
     def living(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
         """``found`` in the store, with those that it may not have again yet."""
-        if self._monotonic() >= self._kept_until:
-            return found
-        there = {row.process for row in found}
-        return [*found, *(row for row in self._kept if row.process not in there)]
+        there, now = {row.process for row in found}, self._monotonic()
+        missing = [row for row, until in self._kept.values() if now < until]
+        return [*found, *(row for row in missing if row.process not in there)]
+
+    @property
+    def _heartbeat(self) -> float:
+        return max(self._store.heartbeat, HEARTBEAT)
 
     @property
     def _is_late(self) -> bool:
-        pause = LATE * max(self._store.heartbeat, HEARTBEAT)
-        return self._told_at is not None and self._monotonic() > self._told_at + pause
+        late = LATE * self._heartbeat
+        return self._told_at is not None and self._monotonic() > self._told_at + late
 
     def _keep(self) -> None:
-        self._kept = self.rows
-        self._kept_until = self._monotonic() + LIVING
+        # Those only that the store showed: who is kept is not kept longer by being kept again.
+        until = self._monotonic() + self._heartbeat * LIVING / HEARTBEAT
+        self._kept.update({row.process: (row, until) for row in self._shown})
 
 
 def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen:

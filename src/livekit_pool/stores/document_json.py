@@ -10,6 +10,7 @@ from json.encoder import encode_basestring_ascii
 from math import isfinite
 
 from ..core.document import Document, Rotation
+from ..core.fields import LARGEST
 from ..core.stored import (
     from_mapping,
     rotation_from_mapping,
@@ -68,12 +69,14 @@ def document_from_json(
     """
     try:
         mapping = _mapping(text)
-        differing = {k: v for k, v in (beside or {}).items() if mapping.get(k) != v}
+        usable = {k: v for k, v in (beside or {}).items() if _is_usable(k, v)}
+        unusable = [f"{key} beside it is nonsense" for key in beside or {} if key not in usable]
+        differing = {k: v for k, v in usable.items() if mapping.get(k) != v}
         document, repairs = from_mapping({**mapping, **differing}, names)
-        if differing:
+        if differing or unusable:
             document = replace(document, repaired=True)
         kept = (f"{key} was edited: {value!r} is taken" for key, value in differing.items())
-        return document, (*repairs, *kept)
+        return document, (*repairs, *kept, *unusable)
     except ValueError as error:
         raise StoreCorrupt(f"What LIVEKIT_POOL_STORE holds is not usable: {error}.") from error
 
@@ -89,6 +92,13 @@ def rotation_from_json(text: str) -> Rotation:
         return rotation_from_mapping(_mapping(text))
     except ValueError as error:
         raise StoreCorrupt(f"The history in LIVEKIT_POOL_STORE is damaged: {error}.") from error
+
+
+def _is_usable(key: str, value: object) -> bool:
+    """Whether the revision or the name of the lineage that a store keeps beside the text is one."""
+    if key == "revision":
+        return isinstance(value, int) and 0 <= value <= LARGEST
+    return isinstance(value, str) and value != ""
 
 
 # Most moments in a document are those of the document before.

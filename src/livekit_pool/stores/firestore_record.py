@@ -115,13 +115,16 @@ class Record:
         """As `Store.restore`."""
         budget = Budget()
         base = await self._read(budget)
-        if _identity(base.document if base else None) != _identity(found):
+        there = base.document if base else None
+        foreign = None if there is None else there.foreign_index
+        overlooked = foreign is not None and (found is None or found.foreign_index != foreign)
+        if _identity(there) != _identity(found) or overlooked:
             return self._answer(base, operation)
         writes = [self._write_of(document, operation, base)]
         entries = {entry.update.name: entry for entry in map(self._entry_of, history)}
         if entries:
-            there = await self.open().read(list(entries), budget)
-            writes += [entry for name, entry in entries.items() if name not in there]
+            known = await self.open().read(list(entries), budget)
+            writes += [entry for name, entry in entries.items() if name not in known]
         return await self._commit(writes, document, operation, base, budget)
 
     async def history(self, limit: int, before: int | None) -> list[Rotation]:
