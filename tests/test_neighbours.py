@@ -71,11 +71,20 @@ class TestNeighbours:
         assert self.read(OWN) == ["own"]
 
     def test_who_dies_is_not_kept_for_ever_where_the_store_is_slow(self) -> None:
-        for _ in range(3):
+        for _ in range(5):
             self.now += LATE * HEARTBEAT + 0.1  # each of them is late
             self.known.told(known=True)
             self.read(OWN)
         assert self.read(OWN) == ["own"]
+
+    def test_time_in_which_nobody_could_tell_anything_does_not_count(self) -> None:
+        self.now += 20.0
+        self.known.told(known=True)
+        assert self.read(OWN) == ["own", "other"], "it is back, and away again"
+        self.now += 20.0
+        assert self.read(OWN) == ["own", "other"]
+        self.known.told(known=True)
+        assert self.read(OWN) == ["own", "other"]
 
     def test_who_showed_again_and_leaves_is_gone_at_once(self) -> None:
         self.known.told(known=False)

@@ -227,11 +227,14 @@ def test_those_who_know_what_stood_there_mend_a_newer_document_first() -> None:
     assert losses.found(newer, HELD) is Finding.NEWER
     assert remedy(losses, newer) is None
     assert losses.found(newer, newer) is Finding.DAMAGED, "it is followed by now"
-    assert remedy(losses, newer, now=START + 4.9) is None
-    assert remedy(losses, newer, now=START + 5.0) == (newer, at(HELD, 6))
+    assert remedy(losses, newer, now=START + 11.9) is None
+    assert remedy(losses, newer, now=START + 12.0) == (newer, at(HELD, 6))
 
     losses.found(newer, HELD)
     assert remedy(losses, newer) is None
+    assert losses.wait_for_others(START + 11.9)
+    losses.set_clock(100.0)
+    assert remedy(losses, newer, now=START + 100.0) is None, "only the clock was set"
     losses.found(at(HELD, 6), newer)
     assert remedy(losses, at(HELD, 6), now=START + 9.0) is None, "they did"
 
@@ -247,8 +250,11 @@ def test_an_older_document_that_is_damaged_is_brought_back_patiently() -> None:
 
 def test_a_document_of_the_original_system_is_not_written_for_its_nonsense() -> None:
     losses = Losses()
-    losses.found(at(DAMAGED, 0), None)
-    assert remedy(losses, at(DAMAGED, 0)) is None
+    original = at(DAMAGED, 0)
+    for held in (None, original):
+        losses.found(original, held)
+        assert remedy(losses, original) is None
+        assert remedy(losses, original, now=START + 60.0) is None
 
 
 def test_what_is_damaged_when_a_process_begins_is_mended() -> None:

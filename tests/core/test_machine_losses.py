@@ -9,6 +9,7 @@ import pytest
 from livekit_pool.core.actions import Announce, Probe, Restore
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import (
+    ClockSet,
     FaultSeen,
     FaultSource,
     Loaded,
@@ -69,6 +70,24 @@ def test_a_store_that_takes_nothing_and_does_not_say_why_is_asked_again_after_a_
     assert not any(isinstance(action, Restore) for action in pool.lost(first, old))
     pool.now += 1.0
     restore_of(pool.feed(Tick()))
+
+
+def test_nothing_is_written_from_a_damaged_document_before_those_who_know_it_mended_it() -> None:
+    pool = Pool()
+    damaged = replace(moved(pool.document, "green"), repaired=True)
+    pool.feed(Loaded(document=damaged))
+    assert swaps_of(pool.feed(RotateAsked(request="r", reason="", actor="ann", to="blue"))) == []
+    pool.now += 100.0
+    assert not [each for each in pool.feed(ClockSet(by=100.0)) if isinstance(each, Restore)]
+    pool.now += 12.0
+    assert restore_of(pool.feed(Tick())).document == replace(damaged, revision=3)
+
+
+def test_a_dead_server_is_left_all_the_same() -> None:
+    pool = Pool()
+    pool.feed(Loaded(document=replace(moved(pool.document, "green"), repaired=True)))
+    pool.now += 11.0
+    assert swap_of(pool.probed("green", REFUSED)).document.active_server == "blue"
 
 
 def test_bringing_back_makes_no_fault_late() -> None:

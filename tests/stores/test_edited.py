@@ -46,7 +46,7 @@ NOTICED = 10.0
 class Kept:
     """A store on this machine, and the hand that edits in it."""
 
-    def __init__(self, url: str, edit: Edit, set_revision: Callable[[int], object]) -> None:
+    def __init__(self, url: str, edit: Edit, set_revision: Callable[[float | str], object]) -> None:
         self.url = url
         self.edit = edit
         self.set_revision = set_revision
@@ -71,7 +71,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
                 (content,) = db.execute("SELECT content FROM document").fetchone()
                 db.execute("UPDATE document SET content = ?", (change(content),))
 
-        def set_column(revision: int) -> None:
+        def set_column(revision: float | str) -> None:
             with closing(sqlite3.connect(path, timeout=10)) as db, db:
                 db.execute("UPDATE document SET revision = ?", (revision,))
 
@@ -166,8 +166,10 @@ def is_repair(record: logging.LogRecord) -> bool:
     return record.message == "Document repaired"
 
 
-@pytest.mark.parametrize("revision", [2**52 + 1, 2**53, 2**63 - 1])
-async def test_a_revision_to_which_nobody_counts_is_written_over(kept: Kept, revision: int) -> None:
+@pytest.mark.parametrize("revision", [2**52 + 1, 2**63 - 1, "abc", 1e20])
+async def test_a_revision_to_which_nobody_counts_is_written_over(
+    kept: Kept, revision: float | str
+) -> None:
     async with kept.pool() as one, kept.pool() as two:
         await heard(one, two)
         kept.set_revision(revision)
@@ -181,11 +183,14 @@ async def test_a_revision_to_which_nobody_counts_is_written_over(kept: Kept, rev
         assert [each.revision for each in await one.store.history()] == [4, 3, 2]
 
 
-async def test_such_a_revision_is_written_over_by_who_starts_then(kept: Kept) -> None:
+@pytest.mark.parametrize("revision", [2**63 - 1, "abc"])
+async def test_such_a_revision_is_written_over_by_who_starts_then(
+    kept: Kept, revision: float | str
+) -> None:
     async with kept.pool() as one:
         await one.rotate("an update", actor="ann", to="green")
         await one.mark(Change.DRAIN, actor="ann", server="red")  # no entry of the history
-    kept.set_revision(2**63 - 1)
+    kept.set_revision(revision)
     async with kept.pool() as one:
         await until(lambda: one.document.revision == 4, seconds=NOTICED, what="it is mended")
         assert one.document.active_server == "green"

@@ -21,7 +21,7 @@ __all__ = ["Finding", "Losses", "compare"]
 _MENDING_PAUSE: Final = 10.0
 """Seconds between two repairs of what somebody wrote over a document."""
 
-_OTHERS_FIRST: Final = 5.0
+_OTHERS_FIRST: Final = _MENDING_PAUSE + 2.0
 """Seconds that processes which know what stood there have to write over nonsense."""
 
 _PRECISION: Final = 0.001
@@ -95,6 +95,19 @@ class Losses:
             self._noticed = None
         return finding
 
+    def set_clock(self, by: float) -> None:
+        """The clock was set on by so many seconds."""
+        self._mend_at += by
+        if self._noticed is not None:
+            self._noticed += by
+
+    def wait_for_others(self, now: float) -> bool:
+        """Whether others may know better what stood in the document that is followed."""
+        loss = self._loss
+        if loss is None or loss.waits == 0:
+            return False
+        return self._noticed is None or now < self._noticed + loss.waits
+
     def remedy(
         self, held: Document, *, actor: str, now: float
     ) -> tuple[Document | None, Document, Rotation] | None:
@@ -137,10 +150,10 @@ def _loss(finding: Finding, found: Document | None, held: Document | None) -> _L
         case Finding.LOWER if found is not None:
             reason = "the store held an older lineage's document at a lower revision"
             return _Loss(found, found, reason)
-        case Finding.DAMAGED if held is not None:
+        # One of the original system, at revision 0, is written when all processes have one list.
+        case Finding.DAMAGED if held is not None and held.revision > 0:
             waits = _OTHERS_FIRST if held.repaired else 0.0
             return _Loss(found, held, damaged, patiently=True, waits=waits)
-        # One of the original system, at revision 0, is written when all processes have one list.
         case Finding.NEWER if found is not None and found.repaired and found.revision > 0:
             waits = 0.0 if held is None else _OTHERS_FIRST
             return _Loss(found, found, damaged, patiently=True, waits=waits)

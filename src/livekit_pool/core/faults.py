@@ -117,10 +117,13 @@ _QUOTA_FOR_SURE: Final = (
     "minutes exceeded",
     "participant minutes limit",
     "connection minutes limit",
+    "monthly minutes limit",
     "free tier",
     "limit reached",
 )
 _QUOTA_PERHAPS: Final = ("quota", "allowance")
+# With 429 it may be a rate: so many in 15 minutes.
+_QUOTA_NO_RATE: Final = (*_QUOTA_FOR_SURE, "minutes limit")
 _QUOTA: Final = (*_QUOTA_FOR_SURE, *_QUOTA_PERHAPS)
 _CONNECTIONS: Final = (
     "connection limit",
@@ -128,29 +131,16 @@ _CONNECTIONS: Final = (
     "too many connections",
     "insufficient capacity",
 )
-# Where no 429 says that it is a limit: what crashes may speak of concurrent writes.
 _CONCURRENT: Final = (
+    "concurrent session",
+    "concurrent connection",
+    "concurrent participant",
+    "concurrent user",
+    "concurrent room",
     "concurrent limit",
-    "concurrent session limit",
-    "concurrent session quota",
-    "concurrent sessions limit",
-    "concurrent connection limit",
-    "concurrent participant limit",
-    "concurrent participants limit",
-    "concurrent user limit",
-    "concurrent users limit",
-    "concurrent room limit",
-    "concurrent rooms limit",
-    "concurrent sessions exceeded",
-    "concurrent sessions reached",
-    "limit of concurrent",
-    "limit on concurrent",
-    "limit for concurrent",
-    "maximum concurrent",
-    "maximum of concurrent",
-    "maximum number of concurrent",
-    "too many concurrent",
 )
+# Beside it, where no 429 says that it is a limit.
+_LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reached", "many")
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
@@ -274,11 +264,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         statuses=frozenset({401, 403}), phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({401, 403}), phrases=_CONCURRENT, source=_CLOUD),
+        statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
-        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
+        statuses=frozenset({401, 403}), phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
         statuses=frozenset({401, 403, 451}),
         source=f"{_SERVER}: key revoked, another region pinned, a claim that an old version does"
@@ -309,11 +299,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        surfaces=_TO_JOIN, phrases=_CONCURRENT, source=_CLOUD),
+        surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
+        phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
 

@@ -321,6 +321,7 @@ class PoolMachine:
         if self.document is not None:
             self._moments.set_on(by, self.document)
         self._stepping.set_clock(by)
+        self._losses.set_clock(by)
         self._told = {key: since + by for key, since in self._told.items()}
         self._asked = [replace(asked, until=asked.until + by) for asked in self._asked]
         if self._swap_for is not None:
@@ -472,6 +473,14 @@ class PoolMachine:
         self._swap_for = asked
         self._actions.append(self._swap)
 
+    def _mends(self, held: Document, now: float) -> bool:
+        """Whether the document is put right first, by this process or by others."""
+        if self._restore(held, now):
+            return True
+        # What is written now would make what was read stand; a dead server is left all the same.
+        waits = self._losses.wait_for_others(now)
+        return waits and self._situation(held, now).evidence() is None
+
     def _restore(self, held: Document, now: float) -> bool:
         """Bring back what the store lost, if it is time for it."""
         remedy = self._losses.remedy(held, actor=f"pool {self._process}", now=now)
@@ -587,9 +596,7 @@ class PoolMachine:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
             return
-        if self._swap is not None or now < self._decides_at:
-            return
-        if self._restore(self.document, now):
+        if self._swap is not None or now < self._decides_at or self._mends(self.document, now):
             return
         if self.document.foreign_index is None:
             self._foreign_from = None

@@ -241,7 +241,8 @@ class Following:
         # Of a document that is gone for good. Not every revision is in the history, and the row of
         # a process that died may be there still.
         known = [rotation.revision for rotation in await self._past(1)]
-        known += [min(row.revision, LARGEST) for row in await self._store.rows()]
+        rows = await self._store.rows()
+        known += [row.revision for row in rows if row.revision <= LARGEST // 2]
         first = new_document(
             lineage=secrets.token_hex(8),
             names=self._machine.names,

@@ -40,12 +40,18 @@ class Neighbours:
         self._monotonic = monotonic
         self._told_at: float | None = None
         self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
-        self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and until when, by process
+        self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and seconds left then, by process
 
     def told(self, *, known: bool) -> None:
         """This process's row was written; ``known`` says whether the store had it before."""
         if self._is_late or (self._told_at is not None and not known):
             self._keep()
+        gone = self._gone
+        self._kept = {
+            process: (row, left - gone)
+            for process, (row, left) in self._kept.items()
+            if left > gone
+        }
         self._told_at = self._monotonic()
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
@@ -60,8 +66,8 @@ class Neighbours:
 
     def living(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
         """``found`` in the store, with those that it may not have again yet."""
-        there, now = {row.process for row in found}, self._monotonic()
-        missing = [row for row, until in self._kept.values() if now < until]
+        there, gone = {row.process for row in found}, self._gone
+        missing = [row for row, left in self._kept.values() if left > gone]
         return [*found, *(row for row in missing if row.process not in there)]
 
     @property
@@ -73,10 +79,21 @@ class Neighbours:
         late = LATE * self._heartbeat
         return self._told_at is not None and self._monotonic() > self._told_at + late
 
+    @property
+    def _gone(self) -> float:
+        """
+        Seconds gone of what is left to those that are kept, since this process told of itself.
+
+        A heartbeat at most: for the rest nobody could tell anything.
+        """
+        if self._told_at is None:
+            return 0.0
+        return min(self._monotonic() - self._told_at, self._heartbeat)
+
     def _keep(self) -> None:
         # Those only that the store showed: who is kept is not kept longer by being kept again.
-        until = self._monotonic() + self._heartbeat * LIVING / HEARTBEAT
-        self._kept.update({row.process: (row, until) for row in self._shown})
+        left = self._heartbeat * LIVING / HEARTBEAT + self._gone
+        self._kept.update({row.process: (row, left) for row in self._shown})
 
 
 def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen:

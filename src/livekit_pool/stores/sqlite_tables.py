@@ -192,7 +192,7 @@ def place(db: _Database, now: float, room: str, server: str, revision: int) -> P
     row = db.execute("SELECT revision FROM document").fetchone()
     current = row[0] if row else 0
     if current != revision:
-        return Stale(revision=current)
+        return Stale(revision=current if isinstance(current, int) else 0)
     db.execute(
         "INSERT INTO placements (room, server, revision, touched) VALUES (?, ?, ?, ?)",
         (room, server, revision, now),

@@ -22,7 +22,7 @@ class Another(Enum):
     DOCUMENT = "another document"
 
 
-_Kept = tuple[int, str, str, str]  # revision, lineage, operation, content
+_Kept = tuple[object, str, str, str]  # revision, lineage, operation, content
 
 
 class WatchedDatabase:
@@ -119,9 +119,12 @@ def _became(before: _Kept | None, after: _Kept | None) -> int | Another | None:
         return None
     if after is None:
         return Another.DOCUMENT
-    if before is not None and (before[1] != after[1] or after[0] <= before[0]):
+    if not isinstance(after[0], int):  # somebody edited it: a column takes anything
         return Another.DOCUMENT
-    return after[0]
+    if before is None:
+        return after[0]
+    was = before[0] if isinstance(before[0], int) else after[0]
+    return Another.DOCUMENT if before[1] != after[1] or after[0] <= was else after[0]
 
 
 def identity(path: Path | str) -> tuple[int, int] | None:
