@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -213,7 +215,16 @@ class _balancer:
             stderr=subprocess.DEVNULL,
             preexec_fn=arrange,
         )
+        deadline = time.monotonic() + 20
+        while not self._listens():
+            assert self._process.poll() is None, "HAProxy has ended"
+            assert time.monotonic() < deadline, "HAProxy does not listen"
+            time.sleep(0.01)
         return f"ws://127.0.0.1:{self._port}"
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
