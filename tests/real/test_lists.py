@@ -98,6 +98,8 @@ async def in_the_middle(pool: Machines, names: Mapping[str, Sequence[str]]) -> N
             assert row["same_list"] is (row["fingerprint"] == own["fingerprint"])
         everybody = {name for having in names.values() for name in having}
         assert {server["name"] for server in state["servers"]} == everybody
+        by_process = [row["participants"] for row in state["processes"]]
+        assert sum(server["participants"] for server in state["servers"]) == sum(by_process)
         ours = names[f"machine{number}"]
         unknown = {server["name"] for server in state["servers"] if server["url"] is None}
         assert unknown == everybody - set(ours)
