@@ -171,6 +171,11 @@ async def test_a_heartbeat_that_fails_unexpectedly_is_logged_and_not_the_last(
     assert driver.document.active_server == "red"
 
 
+def begun(store: Store) -> Driver:
+    """A process that begins, beside those whose rows are there."""
+    return Driver(SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here")
+
+
 async def slipped(store: Store) -> Document:
     """A document in which somebody's hand wrote a server that nobody has, and who runs by it."""
     names = [server.name for server in SERVERS]
@@ -196,9 +201,7 @@ def others_row(names: tuple[str, ...], revision: int) -> ProcessRow:
 async def test_who_begins_waits_for_those_that_run_to_mend_a_slip_of_the_hand() -> None:
     async with Store() as store:
         good = await slipped(store)
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert not driver.store_ok
             assert "'reed'" in driver.store_detail
             with pytest.raises(PoolError):
@@ -218,9 +221,7 @@ async def test_those_that_begin_together_do_not_wait_for_each_other() -> None:
     async with Store() as store:
         good = await slipped(store)
         await store.beat(others_row(tuple(good.servers), revision=0))
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert driver.store_ok
             await until(lambda: driver.document.active_server == "red")
 
@@ -234,9 +235,7 @@ async def test_who_begins_does_not_wait_for_ever_however_long_the_store_was_away
         await slipped(store)
         away: list[Exception] = [StoreUnavailable("away")] * 10_000
         store.errors["rows"] = away
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert driver.store_detail == "away"
             now += 2 * following.MENDING
             away.clear()
@@ -264,9 +263,7 @@ async def test_who_begins_lets_those_that_run_write_over_nonsense() -> None:
         old, *_ = await two_revisions(store)
         await store.beat(others_row(tuple(old.servers), revision=1))
         store._document = replace(old, repaired=True)
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert "nonsense" in driver.store_detail
             assert driver.machine.document is None
 
@@ -283,9 +280,7 @@ async def test_an_outage_takes_nothing_from_the_time_of_those_who_mend(
     monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now))
     async with Store() as store:
         await slipped(store)
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert "'reed'" in driver.store_detail
             away: list[Exception] = [StoreUnavailable("away")] * 10_000
             store.errors["rows"] = away
@@ -302,9 +297,7 @@ async def test_who_begins_does_not_wait_where_a_pause_keeps_those_that_run_from_
         mark = Mark(by="ann", since=NOON, reason="")
         held = replace(good, revision=3, active_server="reed", paused=mark)
         assert (await store.swap(2, held, "paused")).document == held
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert driver.store_ok
             assert driver.document == held
 
@@ -312,9 +305,7 @@ async def test_who_begins_does_not_wait_where_a_pause_keeps_those_that_run_from_
 async def test_a_document_made_anew_is_above_the_rows_of_those_that_died() -> None:
     async with Store() as store:
         await store.beat(others_row(tuple(server.name for server in SERVERS), revision=11))
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert driver.store_ok
             assert driver.document.revision == 12
 
@@ -331,9 +322,7 @@ async def test_who_begins_waits_for_those_that_run_to_bring_back_what_was_set_ba
         store._document = old
         if not remembers:
             store._history.clear()
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert not driver.store_ok
             assert "at revision 1, and was at 2" in driver.store_detail
             assert (await store.load()).document == old, "it is not for this one to bring it back"
@@ -355,9 +344,7 @@ async def test_what_went_on_while_it_was_read_is_no_slip(monkeypatch: pytest.Mon
             return await history(limit)
 
         monkeypatch.setattr(store, "history", late)
-        async with Driver(
-            SERVERS, store, cast(Prober, FakeProber()), Settings(), host="here"
-        ) as driver:
+        async with begun(store) as driver:
             assert driver.store_ok
             assert driver.document == newer
 

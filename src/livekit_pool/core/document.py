@@ -172,6 +172,11 @@ class Document:
     repaired: bool = field(default=False, compare=False)
 
     @property
+    def identity(self) -> tuple[str, int]:
+        """Which document it is, for a store that compares and swaps: lineage and revision."""
+        return self.lineage, self.revision
+
+    @property
     def own_index(self) -> int:
         """The position that this pool wrote last."""
         return self.active_server_index if self.index_written is None else self.index_written

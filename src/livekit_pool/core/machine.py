@@ -686,11 +686,7 @@ def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool
     if isinstance(swap, Swap):
         return there.revision <= swap.expected
     found = swap.found
-    return found is not None and _identity(found) == _identity(there)
-
-
-def _identity(document: Document) -> tuple[str, int]:
-    return document.lineage, document.revision
+    return found is not None and found.identity == there.identity
 
 
 def _has_same_active(document: Document, current: Document) -> bool:

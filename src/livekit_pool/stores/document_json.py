@@ -70,13 +70,14 @@ def document_from_json(
     try:
         mapping = _mapping(text)
         usable = {k: v for k, v in (beside or {}).items() if _is_usable(k, v)}
-        unusable = [f"{key} beside it is nonsense" for key in beside or {} if key not in usable]
+        unusable = [key for key in beside or {} if key not in usable]
         differing = {k: v for k, v in usable.items() if mapping.get(k) != v}
         document, repairs = from_mapping({**mapping, **differing}, names)
         if differing or unusable:
             document = replace(document, repaired=True)
         kept = (f"{key} was edited: {value!r} is taken" for key, value in differing.items())
-        return document, (*repairs, *kept, *unusable)
+        lost = (f"{key} beside it is missing or nonsense" for key in unusable)
+        return document, (*repairs, *kept, *lost)
     except ValueError as error:
         raise StoreCorrupt(f"What LIVEKIT_POOL_STORE holds is not usable: {error}.") from error
 

@@ -46,7 +46,7 @@ class _Snapshot:
     reconsidered: bool = False
 
     def is_at(self, lineage: str, revision: int) -> bool:
-        return (self.document.lineage, self.document.revision) == (lineage, revision)
+        return self.document.identity == (lineage, revision)
 
 
 class Record:
@@ -118,7 +118,7 @@ class Record:
         there = base.document if base else None
         foreign = None if there is None else there.foreign_index
         overlooked = foreign is not None and (found is None or found.foreign_index != foreign)
-        if _identity(there) != _identity(found) or overlooked:
+        if (there and there.identity) != (found and found.identity) or overlooked:
             return self._answer(base, operation)
         writes = [self._write_of(document, operation, base)]
         entries = {entry.update.name: entry for entry in map(self._entry_of, history)}
@@ -253,7 +253,3 @@ def _is_decided(
     return found.operation == operation or (
         there.lineage == document.lineage and there.revision <= document.revision
     )
-
-
-def _identity(document: Document | None) -> tuple[str, int] | None:
-    return None if document is None else (document.lineage, document.revision)

@@ -150,7 +150,8 @@ class MemoryStore:
     ) -> Swapped:
         check_restore(found, document, history)
         await self._turn()
-        if _identity(self._document) != _identity(found):
+        there = self._document
+        if (there and there.identity) != (found and found.identity):
             return self._not_written(operation)
         had = {rotation.revision for rotation in self._history}
         self._history += [rotation for rotation in history if rotation.revision not in had]
@@ -308,7 +309,3 @@ class MemoryStore:
         return Swapped(
             outcome=SwapOutcome.WON if won else SwapOutcome.LOST, document=self._document
         )
-
-
-def _identity(document: Document | None) -> tuple[str, int] | None:
-    return None if document is None else (document.lineage, document.revision)

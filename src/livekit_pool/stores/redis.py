@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..core.document import Document, Rotation
-from ..core.fields import LARGEST
 from ..exceptions import StoreCorrupt, StoreOutcomeUnknown
 from . import redis_scripts as scripts
 from . import redis_url
@@ -400,18 +399,11 @@ class RedisStore:
             if lineage is revision is operation is None:
                 return None, ()
             raise StoreCorrupt("What LIVEKIT_POOL_STORE holds is not usable: its content is gone.")
-        beside: dict[str, object] = {}
-        if lineage:
-            beside["lineage"] = lineage
-        if (number := _whole(revision)) is not None:
-            beside["revision"] = number
+        beside = {"lineage": lineage, "revision": _whole(revision)}
         document, repairs = document_from_json(content, self._names, beside)
         self._stored_as.clear()
-        if len(beside) < 2:
-            identity = document.lineage, document.revision
-            self._stored_as[identity] = (lineage or "", revision or "")
-            document = replace(document, repaired=True)
-            repairs = (*repairs, "lineage or revision beside it is missing or nonsense")
+        if (lineage, revision) != (document.lineage, str(document.revision)):
+            self._stored_as[document.identity] = (lineage or "", revision or "")
         return document, repairs
 
     def _stored(self, lineage: str, revision: int) -> tuple[str, str]:
@@ -432,8 +424,7 @@ def _may_follow(there: Document, document: Document) -> bool:
 def _whole(text: str | None) -> int | None:
     """A revision as it is stored: what a script compares it with is written in the same way."""
     if text and text.isascii() and text.isdecimal() and len(text) < 20:
-        number = int(text)
-        return number if str(number) == text and number <= LARGEST else None
+        return number if str(number := int(text)) == text else None
     return None
 
 

@@ -129,7 +129,7 @@ def restore(
     names: Sequence[str] = (),
 ) -> Swapped:
     there = _stored(db, names)
-    if (None if there is None else _identity(there[0])) != (found and _identity(found)):
+    if (None if there is None else there[0].identity) != (found and found.identity):
         if there is None:
             return Swapped(outcome=SwapOutcome.LOST, document=None)
         return _not_written(*there, operation)
@@ -147,10 +147,6 @@ def _record(db: _Database, rotations: Iterable[Rotation], insert: str) -> None:
         f"{insert} INTO history (revision, content) VALUES (?, ?)",
         [(rotation.revision, rotation_to_json(rotation)) for rotation in rotations],
     )
-
-
-def _identity(document: Document) -> tuple[str, int]:
-    return document.lineage, document.revision
 
 
 def history(db: _Database, limit: int, before: int | None) -> Sequence[Rotation]:
