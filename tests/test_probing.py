@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from livekit_pool.core.events import Probed, ProbeOutcome
+from livekit_pool.core.events import Probed, ProbeOutcome, RowsSeen
 from livekit_pool.core.health import Settings
 from livekit_pool.core.machine import PoolMachine
 from livekit_pool.driver.probing import Probing
@@ -16,6 +16,7 @@ from livekit_pool.upstream.connection import Stage
 from livekit_pool.upstream.join_probe import JoinResult
 from livekit_pool.upstream.probe import Prober, ProbeResult
 from tests.core.samples import FAILED, PASSED, REFUSED, SILENT
+from tests.web.served import until
 
 RED = Server(name="red", url="ws://red.test", key="key-red", secret="s" * 32)
 
@@ -27,7 +28,9 @@ class World:
     Attributes:
         plain, signed: outcome and stage of each probe. joining: of each join.
         joins: whether a signed probe must join.
+        leads: whether this process probes for its machine.
         heard: what the machine was told.
+        rounds: how much of it, each time when the next probe was due.
     """
 
     def __init__(self) -> None:
@@ -35,20 +38,27 @@ class World:
         self.signed = (PASSED, Stage.SIGNED)
         self.joining = PASSED
         self.joins = False
+        self.leads = True
+        self.rounds: list[int] = []
         self.heard: list[Probed] = []
-        machine = PoolMachine(("red",), Settings(), "p")
+        self.tasks = Tasks()
+        self.machine = machine = PoolMachine(("red",), Settings(), "p")
         machine.refuses_joins = lambda server: self.joins  # type: ignore[method-assign]
         self.probing = Probing(
             {"red": RED},
             cast(Prober, self),
             cast(Any, self),
-            Tasks(),
-            interval=1.0,
+            self.tasks,
+            interval=0.1,
             signed_interval=15.0,
-            may_lead=lambda: True,
+            may_lead=self.may_lead,
             deaf=lambda: False,
             machine=machine,
         )
+
+    def may_lead(self) -> bool:
+        self.rounds.append(len(self.heard))
+        return self.leads
 
     async def probe(self, _: Server) -> ProbeResult:
         return self._seen(*self.plain)
@@ -112,3 +122,19 @@ async def test_a_connection_that_is_refused_is_not_said_to_be_the_calls() -> Non
     await world.sees(signed=True)
     await world.sees(signed=False)
     assert world.probing.last["red"].detail == "answered"
+
+
+@pytest.mark.parametrize("told", [{}, {"red": False}, {"red": True}])
+async def test_who_does_not_probe_for_the_machine_asks_what_it_did_not_hear_of(
+    told: dict[str, bool],
+) -> None:
+    """A pool's workers begin together, and the first rows may tell of some servers only."""
+    world = World()
+    world.leads = False
+    world.machine.receive(RowsSeen(lists=(), health=told), 1000.0)
+    world.probing.start()
+    try:
+        await until(lambda: len(world.rounds) > 2)
+        assert world.rounds[:3] == ([0, 0, 0] if told.get("red") else [0, 1, 2])
+    finally:
+        await world.tasks.end()

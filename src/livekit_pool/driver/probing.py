@@ -217,8 +217,9 @@ class Probing:
         while True:
             self.leads = self._may_lead()
             if not self.leads and not self._deaf():
-                if self._health(server) is Health.DOWN:
-                    # Who saw it down must see for itself when it is back.
+                if self._health(server) is not Health.UP:
+                    # Who saw it down must see for itself when it is back; and who has begun
+                    # together with the others heard of some servers only.
                     await asyncio.shield(self.probe(server))
                 await asyncio.sleep(self._interval / 2)
                 continue
