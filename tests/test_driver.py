@@ -30,7 +30,7 @@ from livekit_pool.driver import Driver, following, loop, tasks
 from livekit_pool.driver.clock import Jumps
 from livekit_pool.exceptions import PoolError, StoreCorrupt, StoreUnavailable
 from livekit_pool.servers import Server
-from livekit_pool.stores.base import Loaded, ProcessRow, Swapped
+from livekit_pool.stores.base import Loaded, Placement, ProcessRow, Swapped
 from livekit_pool.stores.memory import MemoryStore
 from livekit_pool.upstream.connection import Stage
 from livekit_pool.upstream.probe import Prober, ProbeResult
@@ -435,6 +435,19 @@ async def test_a_clock_that_was_set_is_told_once_and_rotates_nothing(
         assert driver.now() == pytest.approx(NOON + max(ahead, 0), abs=60)
         assert await store.history() == []
         assert driver.document.active_server == "red"
+
+
+async def test_who_was_forgotten_with_its_rooms_tells_of_them_again() -> None:
+    """A store forgets the rooms of who was silent for an hour by its clock, which may be set on."""
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        heard: list[Placement | None] = []
+        driver.listen_moves(heard.append)
+        await until(lambda: driver.rows)
+        assert heard == []
+        await store.leave(driver.process)
+        await until(lambda: heard)
+        assert heard == [None], "any placement may be lost"
 
 
 async def test_joins_that_ran_out_of_time_while_this_process_stood_still_blame_nobody(

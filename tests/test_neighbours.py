@@ -100,6 +100,11 @@ class TestNeighbours:
         self.known.told(known=False)
         assert self.read(OWN) == ["own", "other"]
 
+    def test_who_is_forgotten_hears_of_it(self) -> None:
+        assert not Neighbours(MemoryStore("memory://"), "new").told(known=False), "it is new"
+        assert not self.known.told(known=True)
+        assert self.known.told(known=False)
+
     def test_so_it_does_where_ones_own_row_is_missing(self) -> None:
         assert self.read() == ["own", "other"]
 

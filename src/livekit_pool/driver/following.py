@@ -78,7 +78,7 @@ class Following:
         clock: the store's time. writing: changes of the document.
         news: set when there is something that the other processes want to hear at once.
         changed: told with False when the store goes away, with True when it is back.
-        moved: told of each placement that moved; of None after a gap.
+        moved: told of each placement that moved; of None where any may have, or may be lost.
     """
 
     def __init__(
@@ -433,7 +433,9 @@ class Following:
         return self.rows
 
     async def _beat(self) -> None:
-        self._neighbours.told(known=await self._store.beat(self._host.row()))
+        known = await self._store.beat(self._host.row())
+        if self._neighbours.told(known=known):
+            self.moved.tell(None)  # the rooms that this process holds were forgotten with its row
         self._beat_due = time.monotonic() + self._store.heartbeat
 
     async def read_rows(self) -> int:

@@ -42,9 +42,15 @@ class Neighbours:
         self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
         self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and seconds left then, by process
 
-    def told(self, *, known: bool) -> None:
-        """This process's row was written; ``known`` says whether the store had it before."""
-        if self._is_late or (self._told_at is not None and not known):
+    def told(self, *, known: bool) -> bool:
+        """
+        This process's row was written; ``known`` says whether the store had it before.
+
+        Returns:
+            whether the store had forgotten it.
+        """
+        forgotten = self._told_at is not None and not known
+        if self._is_late or forgotten:
             self._keep()
         gone = self._gone
         self._kept = {
@@ -53,6 +59,7 @@ class Neighbours:
             if left > gone
         }
         self._told_at = self._monotonic()
+        return forgotten
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
         """Take in what the store showed; returns `rows`."""
