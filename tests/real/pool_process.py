@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import re
 import secrets
@@ -203,6 +204,21 @@ class PoolProcess:
     def running(self) -> bool:
         """Whether the supervisor lives."""
         return self._process is not None and self._process.poll() is None
+
+    async def all_told(self) -> None:
+        """
+        Wait until every worker has told of itself after now, by a heartbeat.
+
+        Then it has begun, has seen all servers that answer, and knows what others told before.
+        """
+        now, workers = datetime.datetime.now(datetime.UTC), len(self.workers())
+
+        async def all_have() -> bool:
+            rows = (await self.status())["processes"]
+            told = [datetime.datetime.fromisoformat(row["last_seen"]) for row in rows]
+            return sum(at > now for at in told) == workers
+
+        await until(all_have, seconds=10, what="all workers have told of themselves")
 
     def workers(self) -> list[int]:
         """The pids of the worker processes, oldest first."""

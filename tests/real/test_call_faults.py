@@ -76,10 +76,15 @@ async def is_kept(made: Setting, why: str) -> None:
     assert (red["cool_down_until"], red["cause"]) == (None, None)
     probe = red["last_probe"]
     assert (probe["outcome"], probe["stage"]) == ("passed", "http")
-    line = next(line for line in (await made.shown()).splitlines() if line.startswith("red "))
+
+    async def line_shows_why() -> str | None:
+        # For a moment after each signed probe, that is the last one.
+        line = next(each for each in (await made.shown()).splitlines() if each.startswith("red "))
+        return line if f", but calls fail: {why}" in line else None
+
+    line = await until(line_shows_why, seconds=15, what="the command says why")
     assert " active " in line
     assert " up " in line
-    assert f", but calls fail: {why}" in line
     assert await made.pool.rotations() == []
     assert "LiveKit server changed health" not in made.pool.log_text()
 

@@ -155,6 +155,7 @@ async def test_of_a_call_that_lives_through_everything(
     assert not pool.leaks()
 
 
+@pytest.mark.timeout(120)
 async def test_a_server_whose_minutes_run_out_is_left_before(
     livekit_servers: list[LocalServer], tmp_path: Path
 ) -> None:

@@ -33,6 +33,8 @@ async def people(
     pool: PoolProcess, livekit_servers: list[LocalServer]
 ) -> AsyncIterator[list[SignalClient]]:
     """Fifty clients in ten rooms on the first server, through all workers."""
+    # Whoever is stopped as it begins may keep the store from all others.
+    await pool.all_told()
     workers = pool.workers()
     before = [sockets(worker) for worker in workers]
     async with SignalClients() as signals:

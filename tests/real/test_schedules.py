@@ -47,14 +47,15 @@ def behind(proxy: Proxy, **settings: str) -> dict[str, str]:
 
 async def settled(client: SignalClient) -> SignalClient:
     """
-    Let ``client``, which has joined, be settled soon.
+    Let ``client``, which has joined, be settled.
 
     Without media it never becomes ACTIVE. But whoever resumes was ACTIVE before, as far as the
     gateway can know, and so is settled after a second.
     """
     assert (await client.resume()).kind == "reconnect"
     resumed = time.monotonic()
-    await until(lambda: time.monotonic() > resumed + 1.2, seconds=2, what="a second later")
+    # And the store may be told somewhat later.
+    await until(lambda: time.monotonic() > resumed + 2, seconds=4, what="two seconds later")
     return client
 
 
@@ -131,6 +132,8 @@ async def test_who_never_gets_active_is_told_after_ten_seconds(
     assert server_of(await alice.comes_back(), livekit_servers) == "green"
     # Bob is not settled yet, but his room is elsewhere: what happens to it here is not meant.
     assert bob.leaves == []
+    # His worker may be another than the one that moved it, and hears of it within 50 ms.
+    await asyncio.sleep(0.5)
     async with calls(livekit_servers[0]) as lk:
         await lk.room.delete_room(api.DeleteRoomRequest(room=ROOM))
     assert server_of(await bob.comes_back(seconds=2), livekit_servers) == "green"

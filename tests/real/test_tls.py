@@ -189,15 +189,15 @@ async def test_a_server_whose_certificate_is_not_good(
         PoolProcess(tmp_path, livekit_servers, settings=settings) as pool,
     ):
 
-        async def is_down() -> bool:
+        async def is_down() -> dict[str, Any] | None:
             red = server_of(await pool.status(), "red")
-            return red["health"] == "down" and detail in red["last_probe"]["detail"]
+            shown = red["health"] == "down" and detail in red["last_probe"]["detail"]
+            return red if shown else None
 
-        await until(is_down, seconds=15, what=lambda: f"red is down\n{pool.log_end()}")
-        red = server_of(await pool.status(), "red")
+        red = await until(is_down, seconds=15, what=lambda: f"red is down\n{pool.log_end()}")
         assert red["last_probe"]["detail"].startswith("its certificate is not trusted: ")
         assert red["last_probe"]["stage"] == "tls"
-        rotations = await pool.rotations()
+        rotations = await until(pool.rotations, seconds=10, what="red is left")
         assert [each["cause"] for each in rotations] == ["down"]
         assert "its certificate is not trusted" in rotations[0]["reason"]
         async with meeting(pool) as call:

@@ -126,9 +126,10 @@ def check_with_python(setting: Setting) -> None:
 
 async def check_with_node(setting: Setting) -> None:
     """And by livekit-server-sdk."""
-    given = [(got.body.decode(), got.headers["Authorization"]) for got in setting.receiver.got]
+    came = list(setting.receiver.got)  # more may come meanwhile
+    given = [(got.body.decode(), got.headers["Authorization"]) for got in came]
     read = await verified(setting.pool.key, setting.pool.secret, given)
-    assert [each["id"] for each in read] == [got.event["id"] for got in setting.receiver.got]
+    assert [each["id"] for each in read] == [got.event["id"] for got in came]
     forged = [(body.replace('"red"', '"blue"'), token) for body, token in given[:1]]
     (refused,) = await verified(setting.pool.key, setting.pool.secret, forged)
     assert refused == {"error": "sha256 checksum of body does not match"}
@@ -146,7 +147,7 @@ async def test_a_rotation_in_a_call(tmp_path: Path, livekit_program: Path) -> No
             await setting.tells("participant_joined", 2, server="green")
             await setting.tells("participant_left", 2, server="red")
         await setting.tells("participant_left", 2, server="green")
-        await setting.tells("room_finished", server="green")
+        await setting.tells("room_finished", 2)
 
         assert len(setting.told("room_started", server="red", revision=revision - 1)) == 1
         assert len(setting.told("room_started", server="green", revision=revision)) == 1
@@ -204,18 +205,20 @@ async def test_the_ledger_hears_of_who_passes_the_pool_by(
         green = setting.pool.servers[1]
         token = make_token(green.key, green.secret, room="direct", identity="carol")
         async with Participant("carol") as carol:
+            before = time.time()
             await carol.join(green.url, token, audio=True)
             begun = time.time()
             await setting.tells("participant_joined", server="green")
             sid = carol.room.local_participant.sid
             await asyncio.sleep(3)  # seconds that are to be counted
+            leaves = time.time()
         ended = time.time()
         await setting.tells("participant_left", server="green")
         # The pool asks the servers themselves each 30 s only: nobody else has told of her.
         await setting.pool.stop()
         stay = (await ledger_of(tmp_path))["green"][sid]
-        assert stay.start / 1000 == pytest.approx(begun, abs=LATE)
-        assert stay.end / 1000 == pytest.approx(ended, abs=LATE)
+        assert before - LATE <= stay.start / 1000 <= begun + LATE
+        assert leaves - LATE <= stay.end / 1000 <= ended + LATE
 
 
 async def test_a_stop_passes_on_what_it_can_and_says_what_it_could_not(
