@@ -131,7 +131,7 @@ async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
 
 async def answer(server: LocalServer) -> int | type[BaseException]:
     """The status of ``GET /``, or the error instead of it."""
-    timeout = aiohttp.ClientTimeout(total=0.5)
+    timeout = aiohttp.ClientTimeout(total=5)
     url = f"http://127.0.0.1:{server.port}/"
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:

@@ -19,7 +19,7 @@ async def until(
 
     Args:
         condition: a function, or a coroutine function.
-        seconds: how long to ask.
+        seconds: how long to ask, without the time in which this process stands still.
         what: what is expected, for the message; a function is asked when it is written.
 
     Raises:
@@ -34,4 +34,7 @@ async def until(
         if time.monotonic() > deadline:
             wanted = what if isinstance(what, str) else what()
             raise AssertionError(f"not within {seconds} s: {wanted} (last: {answer!r})")
+        slept = time.monotonic()
         await asyncio.sleep(EVERY)
+        # While this process stood still, it asked nothing and heard nothing.
+        deadline += max(0.0, time.monotonic() - slept - 2 * EVERY)

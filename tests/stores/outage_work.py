@@ -206,18 +206,20 @@ async def watches_on(store: Store, record: Recorder, settings: dict[str, Any]) -
     moves are not told, when the document says so.
     """
     view: dict[str, list[Any]] = {}
+    known = 0
     async for notice in store.watch():
         match notice:
             case Resync():
-                revision, placements = await _read(store)
+                known, placements = await _read(store)
                 view = {p.room: [p.server, p.revision] for p in placements if p.room in MOVED}
-                record({"resync": revision})
+                record({"resync": known})
             case Changed(revision):
+                known = revision
                 record({"changed": revision})
             case Moved(placement) if placement.room in MOVED:
                 record({"moved": placement.room, "revision": placement.revision})
                 view[placement.room] = [placement.server, placement.revision]
-        if "end" in view or (not store.keeps_placements and await _is_over(store)):
+        if "end" in view or (not store.keeps_placements and await _is_over(store, known)):
             break
     record({"view": view})
 
@@ -231,8 +233,9 @@ async def _read(store: Store) -> tuple[int, Sequence[Placement]]:
         await asyncio.sleep(0.01)
 
 
-async def _is_over(store: Store) -> bool:
+async def _is_over(store: Store, known: int) -> bool:
+    """Whether ``known``, of which this process was told, is the last revision."""
     with contextlib.suppress(StoreError):
         document = (await store.load()).document
-        return document is not None and document.reason == END
+        return document is not None and document.reason == END and document.revision <= known
     return False  # what brings it back is told as well

@@ -31,7 +31,7 @@ from .tcp_proxy import TcpProxy
 from .values import following, rotation_to
 from .work import Record, as_record
 
-BOUND = 5.0
+BOUND = 10.0
 """Seconds within which every call ends, whatever is down."""
 BACK = 15.0
 """Seconds within which a store works again when its service does."""

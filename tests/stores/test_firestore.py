@@ -415,7 +415,7 @@ async def test_a_lock_that_others_hold_is_waited_for(
     else:
         with pytest.raises(StoreUnavailable, match="too many writes"):
             await store.swap(1, following(first()), "b")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 8
 
 
 async def test_a_restoration_takes_a_long_history_with_it(store: FirestoreStore) -> None:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 
@@ -131,7 +131,8 @@ class TestOriginalClients:
 
             fields = await site_fields(site)
             assert fields["lastError"]
-            assert client.seen == [0, 2, 0]
+            # A listener that begins anew hears first what there is.
+            assert [index for index, _ in groupby(client.seen)] == [0, 2, 0]
 
     async def test_are_followed_by_the_pool(self, site: Site) -> None:
         async with site.pool() as driver, site.pool("there") as other, site.client() as client:
@@ -143,7 +144,7 @@ class TestOriginalClients:
             assert rotation.cause is Cause.FOREIGN
             assert (rotation.from_, rotation.to) == ("red", "green")
             assert rotation.reason == "quota exceeded"
-            assert client.seen[-1] == 1
+            await until(client.is_at(1), seconds=FOLLOWED, what="it hears of it itself")
             assert driver.document.foreign_index is None
 
     async def test_are_written_back_once_where_they_cannot_be_followed(self, site: Site) -> None:

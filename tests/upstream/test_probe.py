@@ -7,7 +7,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +78,15 @@ async def dropping() -> AsyncIterator[int]:
                 filler.close()
 
 
+async def calmly(see: Callable[[], Awaitable[list[ProbeResult]]]) -> list[ProbeResult]:
+    """What ``see`` sees; again, three times at most, where this process stood still meanwhile."""
+    for _ in range(3):
+        results = await see()
+        if not any(result.stalled for result in results):
+            break
+    return results
+
+
 # ---- a real server ----------------------------------------------------------------------------
 
 
@@ -107,7 +116,11 @@ async def test_a_frozen_server_is_silent_three_times_within_3_seconds(
     """With a probe each second that leaves time to rotate before 4 s are over (issue 3)."""
     assert (await prober.probe(livekit.server)).outcome is PASSED
     await livekit.freeze()
-    results = [await prober.probe(livekit.server) for _ in range(3)]
+
+    async def thrice() -> list[ProbeResult]:
+        return [await prober.probe(livekit.server) for _ in range(3)]
+
+    results = await calmly(thrice)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert [result.stage for result in results] == [Stage.HTTP] * 3
     assert sum(result.duration for result in results) < 2.8
@@ -121,8 +134,12 @@ async def test_a_server_frozen_in_a_signed_probe_is_found_within_4_seconds(
     prober: Prober, livekit: LocalServer
 ) -> None:
     await livekit.freeze()
-    results = [await prober.probe_signed(livekit.server)]
-    results += [await prober.probe(livekit.server) for _ in range(2)]
+
+    async def signed_first() -> list[ProbeResult]:
+        results = [await prober.probe_signed(livekit.server)]
+        return results + [await prober.probe(livekit.server) for _ in range(2)]
+
+    results = await calmly(signed_first)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert results[0].stage is Stage.SIGNED
     assert sum(result.duration for result in results) < 3.9
@@ -171,7 +188,11 @@ async def test_a_refused_port(prober: Prober) -> None:
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_dropped_packets_are_silence(prober: Prober, scheme: str) -> None:
     async with dropping() as port:
-        results = [await prober.probe(at(port, scheme)) for _ in range(3)]
+
+        async def thrice() -> list[ProbeResult]:
+            return [await prober.probe(at(port, scheme)) for _ in range(3)]
+
+        results = await calmly(thrice)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert [result.stage for result in results] == [Stage.TCP] * 3
     assert results[0].detail == "no connection within 0.8 s"
@@ -181,12 +202,16 @@ async def test_dropped_packets_are_silence(prober: Prober, scheme: str) -> None:
 async def test_an_answer_may_come_to_a_later_probe() -> None:
     """A connection from far away takes longer than a probe, and is not begun anew by each."""
 
+    late = asyncio.Event()
+
     async def slow(_: Exchange) -> bytes | None:
-        await asyncio.sleep(0.5)
+        await late.wait()
         return OK
 
     async with scripted(slow) as far, Prober(timeout=0.3) as prober:
-        assert [(await prober.probe(far.server)).outcome for _ in range(2)] == [SILENT, PASSED]
+        assert (await prober.probe(far.server)).outcome is SILENT
+        asyncio.get_running_loop().call_later(0.05, late.set)
+        assert (await prober.probe(far.server)).outcome is PASSED
         assert far.connections == 1
 
 
@@ -213,7 +238,9 @@ async def test_a_new_connection_that_leads_nowhere_is_given_up_for_another() -> 
 
     async with scripted(script) as server, Prober() as prober:
         outcomes = [(await prober.probe(server.server)).outcome for _ in range(4)]
-    assert outcomes == [SILENT, SILENT, SILENT, PASSED]
+    # The third ends at 2.4 s, the connection is given up at 2.5 s.
+    assert outcomes[:2] == [SILENT, SILENT]
+    assert outcomes[3] is PASSED
 
 
 async def test_a_connection_that_was_forgotten_on_the_way_condemns_nobody(prober: Prober) -> None:
@@ -513,7 +540,12 @@ async def test_silence_while_the_own_loop_stood_still_is_marked(prober: Prober) 
         asyncio.get_running_loop().call_later(0.1, time.sleep, 0.4)
         result = await prober.probe(server.server)
         assert (result.outcome, result.stalled) == (SILENT, True)
-        assert not (await prober.probe(server.server)).stalled
+
+        async def again() -> list[ProbeResult]:
+            return [await prober.probe(server.server)]
+
+        (result,) = await calmly(again)
+        assert not result.stalled
 
 
 async def test_a_stall_at_the_end_of_a_probe_is_marked_too(prober: Prober) -> None:
@@ -588,7 +620,11 @@ async def test_a_name_that_never_was_is_its_servers_affair_beside_one_given_by_a
     async with scripted(always(OK)) as well:
         assert (await prober.probe(nowhere)).stalled, "it may be our own resolver"
         assert (await prober.probe(well.server)).outcome is PASSED
-        result = await prober.probe(nowhere)
+
+        async def again() -> list[ProbeResult]:
+            return [await prober.probe(nowhere)]
+
+        (result,) = await calmly(again)
     assert (result.outcome, result.stalled) == (SILENT, False)
 
 
@@ -606,7 +642,11 @@ def test_the_same_under_uvloop(certificate: Certificate) -> None:
             with socket.create_server(("127.0.0.1", 0)) as mute:
                 hanging = at(mute.getsockname()[1], "wss")
                 servers = (well.server, silent.server, at(refused), hanging)
-                results = [await prober.probe(server) for server in servers]
+
+                async def each() -> list[ProbeResult]:
+                    return [await prober.probe(server) for server in servers]
+
+                results = await calmly(each)
                 asyncio.get_running_loop().call_later(0.1, time.sleep, 0.4)
                 results.append(await prober.probe(silent.server))
         return [(result.outcome, result.stage, result.stalled) for result in results]

@@ -57,6 +57,12 @@ class Impatient(HttpProtocol):
     head_time = 0.05
 
 
+class LessImpatient(HttpProtocol):
+    """Waits for no head, but for what follows at once, also where the machine is busy."""
+
+    head_time = 0.5
+
+
 class ImpatientWithBodies(HttpProtocol):
     """Waits for no body, and lets the refused take their time."""
 
@@ -366,7 +372,7 @@ async def test_blank_lines_keep_no_connection_open() -> None:
 
 async def test_the_application_may_take_longer_than_a_head() -> None:
     app = App()
-    async with serving(app, http=Impatient, timeout_keep_alive=1000) as served:
+    async with serving(app, http=LessImpatient, timeout_keep_alive=1000) as served:
         connection = await served.connect()
         for _ in range(2):
             app.released.clear()
@@ -515,7 +521,7 @@ async def test_a_connection_that_says_nothing_ends_with_the_server() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_an_upgrade_gets_the_whole_head_and_no_clock(pieces: int) -> None:
-    async with serving(App(), http=Impatient, ws=Upgraded) as served:
+    async with serving(App(), http=LessImpatient, ws=Upgraded) as served:
         connection = await served.connect()
         if pieces == 2:
             connection.writer.write(UPGRADE[:20])

@@ -153,7 +153,7 @@ async def test_a_stop_does_not_wait_for_a_living_holder(receiver: Receiver, spoo
         async with desk(receiver, spool) as other:
             await other.accept(signed("EV_1"))
             begun = time.monotonic()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 6
         assert receiver.got == []
     assert len(spool.take() or ()) == 1
 

@@ -38,6 +38,7 @@ from tests.web.webhooks.livekits import (
 from tests.web.webhooks.receiver import Receiver, receiving
 
 BODY = body_of(LEFT)
+BODY_TIME = 2.0  # seconds for a body: enough for 1 MB where the machine is busy
 
 
 class Taking:
@@ -47,7 +48,7 @@ class Taking:
         self.pool = FakePool(settings(servers=SERVERS, webhook_urls=urls))
         self.desk = Desk(self.pool.pool, self.pool.settings)
         self.app = FastAPI(exception_handlers=handlers())
-        self.app.include_router(route.router(self.desk, body_time=0.3))
+        self.app.include_router(route.router(self.desk, body_time=BODY_TIME))
 
     async def post(
         self,

@@ -100,7 +100,7 @@ def test_who_stands_still_with_the_file_stops_nobody(spool: Spool) -> None:
         begun = time.monotonic()
         assert not spool.put(b"one")
         assert spool.take() is None
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 5
         kill(pid)
         assert spool.put(b"two")
         assert taken(spool) == [b"two"]

@@ -233,7 +233,7 @@ async def test_what_is_too_old_is_dropped_and_counted(
     receiver: Receiver, log: pytest.LogCaptureFixture
 ) -> None:
     await receiver.stop()
-    async with stream_to(receiver, age=0.5) as stream:
+    async with stream_to(receiver, age=2.0) as stream:
         put(stream, "a1", "a2", "b1")
         await until(lambda: stream.fates == {Fate.OLD: 3})
         assert stream.waiting == 0
