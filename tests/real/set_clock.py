@@ -8,7 +8,8 @@ from pathlib import Path
 __all__ = ["SetClock"]
 
 # Python runs it first, in each process; whoever asks for the time of day gets what it says. It is
-# not done below Python: libfaketime makes timed waits of threads return at once, so that they spin.
+# not done below Python: libfaketime 0.9.10 made a worker's start cost ten times the processor time,
+# and its loop stand still for seconds.
 _SITE = """
 import time
 
