@@ -8,8 +8,8 @@ from pathlib import Path
 __all__ = ["SetClock"]
 
 # Python runs it first, in each process; whoever asks for the time of day gets what it says. It is
-# not done below Python: libfaketime 0.9.10 made a worker's start cost ten times the processor time,
-# and its loop stand still for seconds.
+# not done below Python: with libfaketime 0.9.10 a worker took 1 to 7 s of processor time for what
+# takes half a second, and its loop stood still for seconds.
 _SITE = """
 import time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.real.lateness import Lateness, lateness
+from livekit_pool.upstream.stalls import Stalls
 from tests.real.meeting import Meeting, meeting
 from tests.real.pool_process import PoolProcess
 from tests.real.until import until
@@ -14,16 +14,16 @@ AUDIO_GAP = 0.3
 """Seconds of silence that the issue promises not to exceed."""
 
 
-async def check_undisturbed(call: Meeting, since: float, own: Lateness) -> None:
+async def check_undisturbed(call: Meeting, since: float, stalls: Stalls) -> None:
     """Media never stopped and nobody made a full reconnect: tracks were not published again."""
     await asyncio.gather(call.alice.meets(call.bob), call.bob.meets(call.alice))
     now = time.monotonic()
     gap = call.bob.audio["alice"].longest_gap(since=since, until=now)
     print(
         f"longest gap in audio {gap:.2f} s, in data {call.gap(since):.2f} s;"
-        f" this process was late by {own.longest:.2f} s"
+        f" this process was late by {stalls.longest:.2f} s"
     )
-    assert gap < AUDIO_GAP + own.longest, call.history()
+    assert gap < AUDIO_GAP + stalls.longest, call.history()
     for who in (call.alice, call.bob):
         assert who.count("local_track_republished", since=since) == 0, call.history()
         assert who.count("participant_disconnected", since=since) == 0, call.history()
@@ -65,19 +65,21 @@ async def signalling_is_back(call: Meeting, since: float, *, seconds: float) -> 
 
 
 async def test_each_worker_killed_in_turn(pool: PoolProcess) -> None:
-    async with lateness() as own, meeting(pool) as call:
+    async with meeting(pool) as call:
         await call.settled()
         since = time.monotonic()
+        with Stalls() as stalls:
+            for pid in pool.workers():
+                killed = time.monotonic()
+                await pool.kill_worker(pid)
+                if await lost_somebody(call, killed):
+                    await signalling_is_back(call, killed, seconds=1.5)
+                await until(
+                    lambda: len(pool.workers()) == 2, seconds=5, what="the worker is replaced"
+                )
 
-        for pid in pool.workers():
-            killed = time.monotonic()
-            await pool.kill_worker(pid)
-            if await lost_somebody(call, killed):
-                await signalling_is_back(call, killed, seconds=1.5)
-            await until(lambda: len(pool.workers()) == 2, seconds=5, what="the worker is replaced")
-
-        await call.runs()
-        await check_undisturbed(call, since, own)
+            await call.runs()
+            await check_undisturbed(call, since, stalls)
         assert not pool.leaks()
 
 
@@ -91,15 +93,15 @@ async def lost_somebody(call: Meeting, since: float) -> bool:
 
 
 async def test_all_workers_killed_at_once(pool: PoolProcess) -> None:
-    async with lateness() as own, meeting(pool) as call:
+    async with meeting(pool) as call:
         await call.settled()
         since = time.monotonic()
+        with Stalls() as stalls:
+            await pool.kill_workers()
+            await signalling_is_back(call, since, seconds=5)
 
-        await pool.kill_workers()
-        await signalling_is_back(call, since, seconds=5)
-
-        await call.runs()
-        await check_undisturbed(call, since, own)
+            await call.runs()
+            await check_undisturbed(call, since, stalls)
 
 
 async def test_everything_killed_and_started_again_after_three_seconds(pool: PoolProcess) -> None:

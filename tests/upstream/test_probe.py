@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,14 @@ async def dropping() -> AsyncIterator[int]:
                 filler.close()
 
 
-async def calmly(see: Callable[[], Awaitable[list[ProbeResult]]]) -> list[ProbeResult]:
-    """What ``see`` sees; again, three times at most, where this process stood still meanwhile."""
+async def calmly(*asks: Callable[[], Awaitable[ProbeResult]]) -> list[ProbeResult]:
+    """
+    What each of ``asks`` sees, one after the other.
+
+    All of it again, three times at most, where this process stood still meanwhile.
+    """
     for _ in range(3):
-        results = await see()
+        results = [await ask() for ask in asks]
         if not any(result.stalled for result in results):
             break
     return results
@@ -116,11 +121,7 @@ async def test_a_frozen_server_is_silent_three_times_within_3_seconds(
     """With a probe each second that leaves time to rotate before 4 s are over (issue 3)."""
     assert (await prober.probe(livekit.server)).outcome is PASSED
     await livekit.freeze()
-
-    async def thrice() -> list[ProbeResult]:
-        return [await prober.probe(livekit.server) for _ in range(3)]
-
-    results = await calmly(thrice)
+    results = await calmly(*[partial(prober.probe, livekit.server)] * 3)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert [result.stage for result in results] == [Stage.HTTP] * 3
     assert sum(result.duration for result in results) < 2.8
@@ -134,12 +135,8 @@ async def test_a_server_frozen_in_a_signed_probe_is_found_within_4_seconds(
     prober: Prober, livekit: LocalServer
 ) -> None:
     await livekit.freeze()
-
-    async def signed_first() -> list[ProbeResult]:
-        results = [await prober.probe_signed(livekit.server)]
-        return results + [await prober.probe(livekit.server) for _ in range(2)]
-
-    results = await calmly(signed_first)
+    probe = partial(prober.probe, livekit.server)
+    results = await calmly(partial(prober.probe_signed, livekit.server), probe, probe)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert results[0].stage is Stage.SIGNED
     assert sum(result.duration for result in results) < 3.9
@@ -188,11 +185,7 @@ async def test_a_refused_port(prober: Prober) -> None:
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_dropped_packets_are_silence(prober: Prober, scheme: str) -> None:
     async with dropping() as port:
-
-        async def thrice() -> list[ProbeResult]:
-            return [await prober.probe(at(port, scheme)) for _ in range(3)]
-
-        results = await calmly(thrice)
+        results = await calmly(*[partial(prober.probe, at(port, scheme))] * 3)
     assert [result.outcome for result in results] == [SILENT] * 3
     assert [result.stage for result in results] == [Stage.TCP] * 3
     assert results[0].detail == "no connection within 0.8 s"
@@ -540,11 +533,7 @@ async def test_silence_while_the_own_loop_stood_still_is_marked(prober: Prober) 
         asyncio.get_running_loop().call_later(0.1, time.sleep, 0.4)
         result = await prober.probe(server.server)
         assert (result.outcome, result.stalled) == (SILENT, True)
-
-        async def again() -> list[ProbeResult]:
-            return [await prober.probe(server.server)]
-
-        (result,) = await calmly(again)
+        (result,) = await calmly(partial(prober.probe, server.server))
         assert not result.stalled
 
 
@@ -620,11 +609,7 @@ async def test_a_name_that_never_was_is_its_servers_affair_beside_one_given_by_a
     async with scripted(always(OK)) as well:
         assert (await prober.probe(nowhere)).stalled, "it may be our own resolver"
         assert (await prober.probe(well.server)).outcome is PASSED
-
-        async def again() -> list[ProbeResult]:
-            return [await prober.probe(nowhere)]
-
-        (result,) = await calmly(again)
+        (result,) = await calmly(partial(prober.probe, nowhere))
     assert (result.outcome, result.stalled) == (SILENT, False)
 
 
@@ -642,11 +627,7 @@ def test_the_same_under_uvloop(certificate: Certificate) -> None:
             with socket.create_server(("127.0.0.1", 0)) as mute:
                 hanging = at(mute.getsockname()[1], "wss")
                 servers = (well.server, silent.server, at(refused), hanging)
-
-                async def each() -> list[ProbeResult]:
-                    return [await prober.probe(server) for server in servers]
-
-                results = await calmly(each)
+                results = await calmly(*(partial(prober.probe, server) for server in servers))
                 asyncio.get_running_loop().call_later(0.1, time.sleep, 0.4)
                 results.append(await prober.probe(silent.server))
         return [(result.outcome, result.stage, result.stalled) for result in results]
