@@ -95,10 +95,12 @@ class Pool:
         names: tuple[str, ...] = NAMES,
         shared: Document | None = None,
         outcomes: Mapping[str, ProbeOutcome] | None = None,
+        lists: tuple[tuple[str, ...], ...] = (),
     ) -> None:
+        """``lists`` are those of other processes."""
         self.now = START
         self.machine = PoolMachine(names, Settings(), "p")
-        self.feed(Loaded(document=shared or document(names)), RowsSeen(lists=(names,)))
+        self.feed(Loaded(document=shared or document(names)), RowsSeen(lists=(names, *lists)))
         for server, outcome in (
             dict.fromkeys(names, PASSED) if outcomes is None else outcomes
         ).items():

@@ -308,6 +308,16 @@ def test_positions_are_written_anew_once_all_have_the_same_list() -> None:
     assert changed(decision).active_server_index == 1
 
 
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_document_of_the_original_system_becomes_one_of_the_pool(repaired: bool) -> None:
+    shared = replace(document(), revision=0, active_since=0, repaired=repaired)
+    here = situation(shared, book(ALL_WELL), lists=(NAMES, NAMES[:2]))
+    assert decide(here).document is None, "each process would write the positions of its own list"
+    after = changed(decide(replace(here, lists=(NAMES,))))
+    assert after == replace(shared, revision=1)
+    assert not after.repaired
+
+
 # --- a foreign client rotated --------------------------------------------------------------
 
 FOREIGN = replace(document(), active_server_index=2, index_written=0)

@@ -15,12 +15,14 @@ from livekit_pool.core.events import (
     Loaded,
     Probed,
     RotateAsked,
+    RowsSeen,
     SwapFailed,
     Tick,
 )
 from livekit_pool.core.health import Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import (
+    FAILED,
     NAMES,
     PASSED,
     REFUSED,
@@ -175,6 +177,30 @@ def test_a_document_that_somebody_edited_is_mended_without_a_hurry() -> None:
     assert pool.document.active_server == "red"
     pool.now += 10
     assert restore_of(pool.feed(Tick())).document == replace(before, revision=3)
+
+
+def test_what_clients_write_in_a_document_of_the_original_system_is_followed() -> None:
+    original = replace(document(), revision=0, active_since=0)
+    pool = Pool(shared=original, lists=(NAMES[:2],))
+    rotated = replace(original, active_server="blue", active_server_index=2)
+    assert swaps_of(pool.feed(Probed(server="red", outcome=FAILED))) == []
+    announce = pool.feed(Loaded(document=rotated))[-1]
+    assert isinstance(announce, Announce)
+    assert announce.rotation is not None
+    assert (announce.rotation.from_, announce.rotation.to) == ("red", "blue")
+    assert pool.document == rotated
+    swap = swap_of(pool.feed(RowsSeen(lists=(NAMES,))))
+    assert (swap.expected, swap.document) == (0, replace(rotated, revision=1))
+
+
+def test_a_fault_of_the_server_that_an_original_client_left_is_not_held_against_the_next() -> None:
+    original = replace(document(), revision=0, active_since=0)
+    pool = Pool(shared=original, lists=(NAMES[:2],))
+    fault = FaultSeen(server="red", revision=0, kind=Cause.DOWN, source=FaultSource.JOIN)
+    pool.feed(fault, fault)
+    pool.feed(Loaded(document=replace(original, active_server="green", active_server_index=1)))
+    fault = replace(fault, server="green")
+    assert swaps_of(pool.feed(fault, Probed(server="green", outcome=PASSED))) == []
 
 
 def test_a_foreign_write_of_an_older_document_is_old_news() -> None:

@@ -189,6 +189,48 @@ class TestOriginalClients:
             for earlier, later in pairwise(entries):
                 assert later.from_ == earlier.to
 
+    async def test_rotate_in_the_document_that_they_made(self, site: Site) -> None:
+        async with site.client() as client:
+            await client.make()
+            async with site.pool() as driver, site.pool("there") as other:
+                await client.rotate(1, "quota exceeded")
+
+                await active(driver, "green")
+                await active(other, "green")
+                await until(
+                    lambda: driver.document.revision > 0, seconds=FOLLOWED, what="it is the pool's"
+                )
+                await until(client.is_at(1), seconds=FOLLOWED, what="it hears of it itself")
+                assert 0 not in client.seen[client.seen.index(1) :]
+
+    async def test_rotate_in_a_document_that_is_the_pools_by_now(self, site: Site) -> None:
+        async with site.client() as client:
+            await client.make()
+            async with site.pool() as driver:
+                await until(
+                    lambda: driver.document.revision == 1, seconds=FOLLOWED, what="it is the pool's"
+                )
+                fields = await site_fields(site)
+                assert (fields["revision"], fields["indexWritten"]) == (1, 0)
+
+                await client.rotate(1, "quota exceeded")
+
+                await active(driver, "green")
+                (rotation,) = await history(driver)
+                assert (rotation.cause, rotation.to) == (Cause.FOREIGN, "green")
+
+    async def test_left_nonsense_in_the_document(self, site: Site) -> None:
+        async with site.client() as client, site.console() as console:
+            await client.make()
+            await console.edit(activeServerIndex=7, createdAt="nonsense")
+            async with site.pool() as driver:
+                await until(
+                    lambda: driver.document.revision == 1, seconds=FOLLOWED, what="it is the pool's"
+                )
+                fields = await site_fields(site)
+                assert (fields["activeServer"], fields["activeServerIndex"]) == ("red", 0)
+                assert fields["createdAt"] != "nonsense"
+
     async def test_made_the_document(self, site: Site) -> None:
         async with site.client() as client:
             await client.make()

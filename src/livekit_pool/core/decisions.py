@@ -13,6 +13,7 @@ Decisions: what the pool does of itself, as functions of the situation.
     it has as many participants as it may  -> participant_limit, if another can take them all
     one that refused our key lets us join  -> it is trusted again
     the list changed                       -> positions are written anew
+    the document is the original system's  -> it becomes one of the pool
 
 The first that wants to change the document is followed; what the others say waits for the
 document that comes of it.
@@ -31,6 +32,7 @@ from .document import (
     Cause,
     Document,
     Rotation,
+    adopted,
     drain_reason,
     listed,
     rotated,
@@ -333,7 +335,10 @@ def _write_positions(situation: Situation) -> Decision:
     # client's is to be answered, not lost.
     if not situation.one_list or situation.document.foreign_index is not None:
         return _NOTHING
-    return Decision(document=listed(situation.document, situation.names))
+    document = situation.document
+    if document.revision == 0:
+        return Decision(document=adopted(document, situation.names))
+    return Decision(document=listed(document, situation.names))
 
 
 _STEPS: Final[tuple[Callable[[Situation], Decision], ...]] = (

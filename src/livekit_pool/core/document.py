@@ -20,6 +20,7 @@ __all__ = [
     "Mark",
     "Rotation",
     "ServerRecord",
+    "adopted",
     "drain_reason",
     "drained",
     "listed",
@@ -375,6 +376,16 @@ def listed(document: Document, names: Sequence[str]) -> Document | None:
     if changed == document:
         return None
     return _next(changed)
+
+
+def adopted(document: Document, names: Sequence[str]) -> Document:
+    """
+    Make a document of the original system, at revision 0, one of the pool; one revision on.
+
+    The active server stays. From here on a rotation of the original's clients can be told from
+    what somebody edited, by the index that the pool wrote last.
+    """
+    return _next(_positioned(document, names))
 
 
 def drained(document: Document, *, server: str, mark: Mark) -> Document:

@@ -691,7 +691,11 @@ def _is_unexplained(swap: Swap | Restore | None, there: Document | None) -> bool
 
 def _has_same_active(document: Document, current: Document) -> bool:
     """Whether the active server is the same, and was so all the time between the two."""
-    return (document.lineage, document.active_since) == (current.lineage, current.active_since)
+    return (document.lineage, document.active_since, document.active_server) == (
+        current.lineage,
+        current.active_since,
+        current.active_server,
+    )
 
 
 def _shows(document: Document, swap: Swap, asked: Asked | None) -> bool:
