@@ -123,28 +123,43 @@ _QUOTA_FOR_SURE: Final = (
 )
 _QUOTA_PERHAPS: Final = ("quota", "allowance")
 # With 429 it may be a rate: so many in 15 minutes.
-_QUOTA_NO_RATE: Final = (*_QUOTA_FOR_SURE, "minutes limit")
+_QUOTA_NO_RATE: Final = (*_QUOTA_FOR_SURE, "minutes limit exceeded")
 _QUOTA: Final = (*_QUOTA_FOR_SURE, *_QUOTA_PERHAPS)
 _CONNECTIONS: Final = (
     "connection limit",
     "connections limit",
     "too many connections",
     "insufficient capacity",
+    "too many concurrent",
+    "maximum concurrent",
+    "max concurrent",
+    "maximum number of concurrent",
+    "limit of concurrent",
+    "limit on concurrent",
+    "limit for concurrent",
+    "limits on concurrent",
+    "concurrent sessions exceeded",
+    "concurrent connections exceeded",
+    "concurrent participants exceeded",
 )
 _CONCURRENT: Final = (
     "concurrent session",
     "concurrent connection",
     "concurrent participant",
-    "concurrent user",
-    "concurrent room",
+    "concurrent users",
+    "concurrent user limit",
+    "concurrent rooms",
+    "concurrent room limit",
     "concurrent limit",
 )
-# Beside it, where no 429 says that it is a limit.
-_LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reached", "many")
+# Beside it, where no 429 says that it is a limit: what is "exceeded" may be a deadline.
+_LIMIT: Final = ("limit", "limits", "maximum", "quota")
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
 _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
+# Beside a limit of minutes: "100 requests in 15 minutes". Who is out of minutes takes no requests.
+_COUNTED: Final = ("requests in", "attempts in", "calls in", "requests within", "requests per")
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
@@ -267,6 +282,8 @@ TABLE: Final[tuple[Row, ...]] = (
         statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
@@ -302,6 +319,8 @@ TABLE: Final[tuple[Row, ...]] = (
         surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
+        surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
         phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
