@@ -230,13 +230,44 @@ def test_those_who_know_what_stood_there_mend_a_newer_document_first() -> None:
     assert remedy(losses, newer, now=START + 11.9) is None
     assert remedy(losses, newer, now=START + 12.0) == (newer, at(HELD, 6))
 
+    losses.found(HELD, HELD)
     losses.found(newer, HELD)
     assert remedy(losses, newer) is None
-    assert losses.wait_for_others(START + 11.9)
+    assert losses.wait_for_others(START + 11.9, alone=False)
     losses.set_clock(100.0)
     assert remedy(losses, newer, now=START + 100.0) is None, "only the clock was set"
     losses.found(at(HELD, 6), newer)
     assert remedy(losses, at(HELD, 6), now=START + 9.0) is None, "they did"
+
+
+def test_who_is_alone_waits_for_nobody() -> None:
+    losses = Losses()
+    losses.found(at(DAMAGED, 5), HELD)
+    assert not losses.wait_for_others(START, alone=True)
+    assert losses.remedy(at(DAMAGED, 5), actor="pool p", now=START, alone=True) is not None
+
+
+def test_they_are_waited_for_once_whatever_is_written_meanwhile() -> None:
+    losses = Losses()
+    for second in range(12):
+        newer = at(DAMAGED, 5 + second)
+        losses.found(newer, HELD)
+        assert remedy(losses, newer, now=START + second) is None
+    assert remedy(losses, newer, now=START + 12.0) is not None
+    # What was to be written could not be.
+    losses.found(newer, newer)
+    assert remedy(losses, newer, now=START + 21.9) is None
+    assert remedy(losses, newer, now=START + 22.0) is not None
+
+
+def test_they_are_waited_for_before_a_foreign_client_is_answered() -> None:
+    losses = Losses()
+    newer = replace(FOREIGN, revision=5, repaired=True)
+    losses.found(newer, HELD)
+    assert remedy(losses, newer) is None
+    assert losses.found(newer, newer) is Finding.FOREIGN
+    assert losses.wait_for_others(START + 11.9, alone=False)
+    assert remedy(losses, newer, now=START + 12.0) == (newer, replace(FOREIGN, revision=6))
 
 
 def test_an_older_document_that_is_damaged_is_brought_back_patiently() -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, Probe, Restore
+from livekit_pool.core.actions import Announce, Probe, Refused, Restore
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import (
     ClockSet,
+    Event,
     FaultSeen,
     FaultSource,
     Loaded,
@@ -27,6 +28,7 @@ from tests.core.samples import (
     PASSED,
     REFUSED,
     START,
+    UNAUTHORIZED,
     Pool,
     document,
     drained,
@@ -75,7 +77,7 @@ def test_a_store_that_takes_nothing_and_does_not_say_why_is_asked_again_after_a_
 
 
 def test_nothing_is_written_from_a_damaged_document_before_those_who_know_it_mended_it() -> None:
-    pool = Pool()
+    pool = Pool(lists=(NAMES,))
     damaged = replace(moved(pool.document, "green"), repaired=True)
     pool.feed(Loaded(document=damaged))
     assert swaps_of(pool.feed(RotateAsked(request="r", reason="", actor="ann", to="blue"))) == []
@@ -85,11 +87,54 @@ def test_nothing_is_written_from_a_damaged_document_before_those_who_know_it_men
     assert restore_of(pool.feed(Tick())).document == replace(damaged, revision=3)
 
 
-def test_a_dead_server_is_left_all_the_same() -> None:
-    pool = Pool()
+def test_a_request_is_not_kept_waiting_for_them() -> None:
+    pool = Pool(lists=(NAMES,))
     pool.feed(Loaded(document=replace(moved(pool.document, "green"), repaired=True)))
-    pool.now += 11.0
-    assert swap_of(pool.probed("green", REFUSED)).document.active_server == "blue"
+    pool.feed(RotateAsked(request="r", reason="", actor="ann", to="blue"))
+    assert pool.feed(Tick()) == []
+    pool.now += 5.0
+    (refused,) = pool.feed(Tick())
+    assert isinstance(refused, Refused)
+    assert (refused.request, refused.code) == ("r", "store_unavailable")
+    assert "Parts of the document in the store" in refused.message
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Probed(server="green", outcome=REFUSED),
+        Probed(server="green", outcome=UNAUTHORIZED, signed=True),
+        FaultSeen(server="green", revision=2, kind=Cause.QUOTA, source=FaultSource.JOIN),
+    ],
+)
+def test_a_server_that_serves_nobody_is_left_all_the_same(fault: Event) -> None:
+    pool = Pool(lists=(NAMES,))
+    pool.feed(*[Probed(server=name, outcome=PASSED, signed=True) for name in NAMES])
+    pool.feed(Loaded(document=replace(moved(pool.document, "green"), repaired=True)))
+    pool.now += 1.0
+    pool.feed(Probed(server="red", outcome=PASSED, signed=True))
+    actions = pool.feed(fault)
+    if not swaps_of(actions):
+        assert Probe(server="blue", signed=True) in actions
+        actions = pool.feed(Probed(server="blue", outcome=PASSED, signed=True), fault)
+    assert swap_of(actions).document.active_server == "blue"
+
+
+def test_a_server_that_verifiably_lets_nobody_in_is_left_all_the_same() -> None:
+    pool = Pool(lists=(NAMES,))
+    damaged = replace(moved(pool.document, "green"), last_rotation=START - 60, repaired=True)
+    pool.feed(Loaded(document=damaged))
+    fault = FaultSeen(server="green", revision=2, kind=Cause.DOWN, source=FaultSource.VERIFIED)
+    pool.probed("green", PASSED)
+    swap = swap_of(pool.feed(fault, Probed(server="green", outcome=PASSED)))
+    assert swap.document.active_server == "blue"
+
+
+def test_who_is_alone_waits_for_nobody_to_put_a_damaged_document_right() -> None:
+    pool = Pool()
+    damaged = replace(moved(pool.document, "green"), repaired=True)
+    restore = restore_of(pool.feed(Loaded(document=damaged)))
+    assert restore.document == replace(damaged, revision=3)
 
 
 def test_bringing_back_makes_no_fault_late() -> None:

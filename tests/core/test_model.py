@@ -309,7 +309,7 @@ def test_without_the_look_at_what_is_set_a_mark_is_set_again(
 
 
 def test_without_the_remedy_what_the_store_lost_stays_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Losses, "remedy", lambda self, held, *, actor, now: None)
+    monkeypatch.setattr(Losses, "remedy", lambda self, held, **_: None)
     broken("what the store lost was not brought back|they do not agree", *STORE, *NEWS)
 
 

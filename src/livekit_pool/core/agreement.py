@@ -85,44 +85,49 @@ class Losses:
 
     def __init__(self) -> None:
         self._loss: _Loss | None = None
-        self._noticed: float | None = None  # when it was first to be mended
+        self._waits_from: float | None = None  # when what others may know better was seen first
         self._mend_at = -math.inf
 
     def found(self, found: Document | None, held: Document | None) -> Finding:
         """Take in what the store holds now; returns what it is to who holds ``held``, if any."""
         finding = Finding.NEWER if held is None else compare(found, held)
-        before, self._loss = self._loss, _loss(finding, found, held)
-        if before is None or self._loss is None or before.found != self._loss.found:
-            self._noticed = None
+        self._loss = _loss(finding, found, held)
+        if self._loss is None or self._loss.waits == 0:
+            self._waits_from = None
         return finding
 
     def set_clock(self, by: float) -> None:
         """The clock was set on by so many seconds."""
         self._mend_at += by
-        if self._noticed is not None:
-            self._noticed += by
+        if self._waits_from is not None:
+            self._waits_from += by
 
-    def wait_for_others(self, now: float) -> bool:
-        """Whether others may know better what stood in the document that is followed."""
+    def wait_for_others(self, now: float, *, alone: bool) -> bool:
+        """
+        Whether others may know better what stood in the document that is followed.
+
+        Args:
+            alone: whether this process knows that there are none.
+        """
         loss = self._loss
-        if loss is None or loss.waits == 0:
+        if loss is None or loss.waits == 0 or alone:
             return False
-        return self._noticed is None or now < self._noticed + loss.waits
+        return self._waits_from is None or now < self._waits_from + loss.waits
 
     def remedy(
-        self, held: Document, *, actor: str, now: float
+        self, held: Document, *, actor: str, now: float, alone: bool = False
     ) -> tuple[Document | None, Document, Rotation] | None:
         """
         What is to be written: in the place of what, the document, and the note for the history.
 
-        None if nothing is, or not yet.
+        None if nothing is, or not yet; ``alone`` is that of `wait_for_others`.
         """
         loss = self._loss
         if loss is None:
             return None
-        if self._noticed is None:
-            self._noticed = now
-        if now < self._noticed + loss.waits:
+        if self._waits_from is None:
+            self._waits_from = now
+        if self.wait_for_others(now, alone=alone):
             return None
         if loss.patiently:
             if now < self._mend_at:
@@ -155,6 +160,9 @@ def _loss(finding: Finding, found: Document | None, held: Document | None) -> _L
         case Finding.DAMAGED if held is not None and held.revision > 0:
             waits = _OTHERS_FIRST if held.repaired else 0.0
             return _Loss(found, held, damaged, patiently=True, waits=waits)
+        # Where this process holds better, the answer to the foreign client writes that.
+        case Finding.FOREIGN if held is not None and held.repaired and found and found.repaired:
+            return _Loss(found, held, damaged, patiently=True, waits=_OTHERS_FIRST)
         case Finding.NEWER if found is not None and found.repaired and found.revision > 0:
             waits = 0.0 if held is None else _OTHERS_FIRST
             return _Loss(found, found, damaged, patiently=True, waits=waits)

@@ -477,13 +477,22 @@ class PoolMachine:
         """Whether the document is put right first, by this process or by others."""
         if self._restore(held, now):
             return True
-        # What is written now would make what was read stand; a dead server is left all the same.
-        waits = self._losses.wait_for_others(now)
-        return waits and self._situation(held, now).evidence() is None
+        # What is written now would make what was read stand; who serves nobody is left all the
+        # same.
+        return self._waits_for_others(now) and not self._situation(held, now).is_urgent
+
+    def _waits_for_others(self, now: float) -> bool:
+        return self._losses.wait_for_others(now, alone=self._is_alone)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._rows is not None and len(self._rows.lists) == 1
 
     def _restore(self, held: Document, now: float) -> bool:
         """Bring back what the store lost, if it is time for it."""
-        remedy = self._losses.remedy(held, actor=f"pool {self._process}", now=now)
+        remedy = self._losses.remedy(
+            held, actor=f"pool {self._process}", now=now, alone=self._is_alone
+        )
         if remedy is None:
             return False
         found, document, note = remedy
@@ -550,9 +559,16 @@ class PoolMachine:
 
     def _expire(self, now: float) -> None:
         """Refuse what the store keeps waiting for too long."""
-        if self._swap is None and not self._stepping.away:
+        if self._swap is not None or self._stepping.away:
+            why = "The store does not answer in time; try again."
+        elif self._waits_for_others(now):
+            why = (
+                "Parts of the document in the store are missing or nonsense, and other processes"
+                " have some seconds to put it right; try again."
+            )
+        else:
             return
-        away = No("store_unavailable", "The store does not answer in time; try again.")
+        away = No("store_unavailable", why)
         for asked in [asked for asked in self._asked if asked.until <= now]:
             self._asked.remove(asked)
             self._refuse(asked.event, away)

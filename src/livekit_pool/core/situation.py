@@ -164,6 +164,17 @@ class Situation:
             return None
         return evidence
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it is known that the active server serves nobody."""
+        refusal = self.faults.refusal
+        return (
+            self.evidence() is not None
+            or self.unauthorized() is not None
+            or self.faults.verified
+            or (refusal is not None and refusal.kind is Cause.QUOTA)
+        )
+
     def unwitnessed(self, evidence: Evidence) -> bool:
         """
         Whether ``evidence`` against the active server lacks a second witness.
