@@ -437,6 +437,21 @@ async def test_a_clock_that_was_set_is_told_once_and_rotates_nothing(
         assert driver.document.active_server == "red"
 
 
+async def test_what_another_machine_sees_counts_although_the_stores_clock_was_set_back() -> None:
+    store = Store()
+    async with driving(store, FakeProber()) as driver:
+        await driver.reload()
+        store.clock -= HOUR
+        other = others_row(tuple(driver.servers), revision=1)
+        await store.beat(replace(other, probing=True, health={"red": {"health": "up"}}))
+
+        def heard() -> bool:
+            rows = driver.machine._rows
+            return rows is not None and rows.elsewhere == ({"red": True},)
+
+        await until(heard)
+
+
 async def test_who_was_forgotten_with_its_rooms_tells_of_them_again() -> None:
     """A store forgets the rooms of who was silent for an hour by its clock, which may be set on."""
     store = Store()

@@ -46,12 +46,16 @@ class TestNeighbours:
 
     def setup_method(self) -> None:
         self.now = 0.0
+        self.set_by = 0.0  # the store's clock
         self.known = Neighbours(MemoryStore("memory://"), "own", lambda: self.now)
         self.known.told(known=False)
         self.known.read([OWN, OTHER])
 
     def read(self, *rows: ProcessRow) -> list[str]:
-        return [row.process for row in self.known.read(rows)]
+        return [row.process for row in self.known.read([*map(self.as_beaten, rows)])]
+
+    def as_beaten(self, row: ProcessRow) -> ProcessRow:
+        return replace(row, beat=NOW + self.now + self.set_by)
 
     def test_who_leaves_or_dies_is_gone_at_once(self) -> None:
         for _ in range(5):
@@ -65,7 +69,7 @@ class TestNeighbours:
         began = self.now
         while self.now < began + LIVING:
             assert self.read(OWN) == ["own", "other"]
-            assert self.known.living([OWN]) == self.known.rows
+            assert self.known.living(self.known.rows[:1]) == self.known.rows
             self.now += LIVING / 6
             self.known.told(known=True)
         assert self.read(OWN) == ["own"]
@@ -105,6 +109,34 @@ class TestNeighbours:
         assert not self.known.told(known=True)
         assert self.known.told(known=False)
 
+    @pytest.mark.parametrize("by", [-3600.0, -5.0, 5.0, 3600.0])
+    def test_who_was_there_before_the_stores_clock_was_set_counts_as_well(self, by: float) -> None:
+        self.set_by = by
+        self.now += HEARTBEAT
+        self.known.told(known=True)
+        assert self.read(OWN) == ["own", "other"]
+        for _ in range(3):
+            self.now += HEARTBEAT
+            self.known.told(known=True)
+            self.read(OWN)
+        assert self.read(OWN) == ["own"], "it told nothing since"
+
+    def test_a_row_that_was_read_before_the_last_heartbeat_tells_no_time(self) -> None:
+        before = self.as_beaten(OWN)
+        self.known.read([before, OTHER])
+        self.now += LIVING
+        self.known.told(known=True)
+        self.known.read([before, OTHER])
+        assert self.known.read([before]) == [before]
+        assert self.known.now(otherwise=0.0) == NOW + self.now
+
+    def test_rows_are_as_old_as_the_stores_clock_says_though_it_was_set_back(self) -> None:
+        self.set_by = -3600.0
+        self.known.told(known=True)
+        rows = self.known.read([self.as_beaten(OWN), self.as_beaten(OTHER)])
+        self.now += LIVING
+        assert self.known.now(otherwise=0.0) == rows[1].beat + LIVING
+
     def test_so_it_does_where_ones_own_row_is_missing(self) -> None:
         assert self.read() == ["own", "other"]
 
@@ -141,7 +173,7 @@ def test_what_others_here_and_elsewhere_see_is_kept_apart() -> None:
 
 
 def test_an_old_row_says_nothing_of_health_but_its_machine_counts() -> None:
-    for age, elsewhere in ((LIVING, {"red": True}), (LIVING + 0.1, {})):
+    for age, elsewhere in ((LIVING, {"red": True}), (LIVING + 0.1, {}), (-LIVING - 0.1, {})):
         seen = seen_in([row("b", "there", health={"red": "up"}, age=age)], OWN, NOW)
         assert seen.elsewhere == (elsewhere,)
 

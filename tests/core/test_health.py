@@ -242,17 +242,28 @@ def test_whether_our_key_is_taken_may_be_heard_and_the_newest_word_counts() -> N
     """Only one process of a machine asks again and again: the others must not go on believing."""
     watch = Watch()
     watch.sees("red", UNAUTHORIZED)
-    for began, refused in ((watch.now - 5, True), (watch.now + 5, False)):
+    now, watch.now = watch.now, watch.now + 10
+    for began, refused in ((now - 5, True), (now + 5, False)):
         heard = SignedSight(outcome=PASSED, began=began)
         watch.book.heard({}, watch.now, {"red": heard, "unknown": heard})
         assert watch.book.misconfigured("red") is refused
-    late = SignedSight(outcome=UNAUTHORIZED, began=watch.now + 6, detail="no")
+    late = SignedSight(outcome=UNAUTHORIZED, began=now + 6, detail="no")
     watch.book.heard({}, watch.now, {"red": late})
     evidence = watch.book.unauthorized("red")
     assert evidence is not None
-    assert (evidence.began, evidence.detail) == (watch.now + 6, "no")
-    watch.book.heard({}, watch.now, {"red": replace(late, outcome=SILENT, began=watch.now + 9)})
+    assert (evidence.began, evidence.detail) == (now + 6, "no")
+    watch.book.heard({}, watch.now, {"red": replace(late, outcome=SILENT, began=now + 9)})
     assert watch.book.misconfigured("red"), "silence says nothing of it"
+
+
+def test_what_is_heard_of_a_probe_that_is_to_begin_hides_no_own_one() -> None:
+    watch = Watch()
+    ahead = SignedSight(outcome=PASSED, began=watch.now + 3600)
+    watch.book.heard({}, watch.now, {"red": ahead})
+    watch.now += 1
+    watch.sees("red", UNAUTHORIZED)
+    watch.book.heard({}, watch.now, {"red": ahead})
+    assert watch.book.misconfigured("red")
 
 
 def test_silence_does_not_show_that_our_key_is_taken() -> None:

@@ -26,6 +26,9 @@ __all__ = [
     "cooled",
 ]
 
+_APART: Final = 1.0
+"""Seconds by which the clocks of two processes may be apart, which both go by the store's."""
+
 OWN_LASTS: Final = 5.0
 """
 Seconds for which an own observation is preferred to that of the process which probes for this
@@ -242,10 +245,12 @@ class HealthBook:
         """
         Take in what the process that probes on this machine sees (server -> up).
 
-        Of ``signed`` probes, by whichever process of this machine, the newest counts.
+        Of ``signed`` probes, by whichever process of this machine, the newest counts; not one that
+        is to begin, of a process whose clock is ahead because it was set back since: nothing that
+        is seen here would be newer.
         """
         for name, seen in (signed or {}).items():
-            if name in self._sights:
+            if name in self._sights and seen.began <= now + _APART:
                 self._signed(self._sights[name], seen, now)
         for name, up in health.items():
             sight = self._sights.get(name)

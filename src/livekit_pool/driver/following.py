@@ -446,6 +446,7 @@ class Following:
             StoreError: the store did not answer.
         """
         rows = self._neighbours.read(await self._store.rows())
-        seen = seen_in(rows, self._host.row(), self.clock.now())
+        now = self._neighbours.now(otherwise=self.clock.now())
+        seen = seen_in(rows, self._host.row(), now)
         self._host.feed(seen)
         return seen.participants

@@ -21,8 +21,8 @@ class Neighbours:
     """
     The living processes' rows, as they were read last.
 
-    A store that was away, or that lost its rows, shows at first only those that have told it anew
-    that they live. Who believed it would be alone for a moment: leave a server that others have,
+    A store that was away, that lost its rows, or whose clock was set, shows at first only those that
+    have told it anew that they live. Who believed it would be alone for a moment: leave a server that others have,
     have nobody to ask what they see, count nobody's participants. So those that were there before
     go on counting for as long as a row lives; a process that died in that time counts as long.
 
@@ -39,6 +39,8 @@ class Neighbours:
         self._process = process
         self._monotonic = monotonic
         self._told_at: float | None = None
+        self._own_beat: float | None = None  # as the store showed it last
+        self._apart: float | None = None  # the store's clock from ours, by that
         self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
         self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and seconds left then, by process
 
@@ -63,8 +65,8 @@ class Neighbours:
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
         """Take in what the store showed; returns `rows`."""
-        told = self._told_at is not None
-        if self._is_late or (told and all(row.process != self._process for row in found)):
+        own = next((row for row in found if row.process == self._process), None)
+        if self._is_late or (self._told_at is not None and own is None) or self._was_set(own):
             self._keep()
         self._shown, self.rows = found, self.living(found)
         for row in found:
@@ -76,6 +78,25 @@ class Neighbours:
         there, gone = {row.process for row in found}, self._gone
         missing = [row for row, left in self._kept.values() if left > gone]
         return [*found, *(row for row in missing if row.process not in there)]
+
+    def now(self, otherwise: float) -> float:
+        """
+        The store's time in which `rows` have their heartbeats, which may have been set back.
+
+        ``otherwise`` is what it is where the store has shown no heartbeat of ours yet.
+        """
+        return otherwise if self._apart is None else self._monotonic() + self._apart
+
+    def _was_set(self, own: ProcessRow | None) -> bool:
+        """
+        Whether the store's clock was set since the last reading, as its ``own`` row has it.
+
+        By so much that it may hide who lives; for less, all are shown as ever.
+        """
+        if own is None or self._told_at is None or own.beat == self._own_beat:
+            return False  # that beat is not the one which was told last, but for the first
+        before, self._apart, self._own_beat = self._apart, own.beat - self._told_at, own.beat
+        return before is not None and abs(self._apart - before) > LATE * HEARTBEAT
 
     @property
     def _heartbeat(self) -> float:
@@ -108,8 +129,8 @@ def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen
     What the living processes' ``rows`` say to the process of the row ``own``.
 
     Its own row counts as it is now, and whether or not the store has it yet. What a row says of
-    health counts for `LIVING` seconds from ``now`` back, also in a store where rows live longer:
-    its process may be gone with the very server that it saw up.
+    health counts for `LIVING` seconds about ``now``, also in a store where rows live longer: its
+    process may be gone with the very server that it saw up.
     """
     others = [row for row in rows if row.process != own.process]
     everybody = [*others, own]
@@ -118,7 +139,7 @@ def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen
     elsewhere: dict[str, dict[str, bool]] = {}
     for row in others:
         seen = elsewhere.setdefault(row.host, {}) if row.host != own.host else here
-        if row.probing and now - row.beat <= LIVING:
+        if row.probing and abs(now - row.beat) <= LIVING:
             seen.update(_sight(row))
         if row.host == own.host:
             for name, sight in _signed(row).items():
