@@ -328,6 +328,42 @@ def test_newer_own_observations_win_over_what_is_heard() -> None:
     assert watch.sees("red", REFUSED) is DOWN
 
 
+def test_who_was_only_heard_of_has_not_been_answering_all_the_time() -> None:
+    """Our own network was gone: the first to answer must not condemn those that are still to."""
+    watch = Watch()
+    watch.sees("red", PASSED)
+    watch.sees("green", PASSED)
+    watch.now += 2 * OWN_LASTS
+    watch.book.heard({"red": True, "green": True}, watch.now)
+    assert watch.sees("red", SILENT, SILENT, SILENT) is UP
+    assert watch.book.witnesses("red") == ("green",)
+    watch.sees("green", PASSED)
+    assert watch.book.health("red") is UP
+    watch.sees("red", SILENT)
+    watch.sees("green", PASSED)
+    assert watch.book.health("red") is DOWN
+
+
+def test_what_was_seen_before_a_server_was_heard_to_be_up_is_over() -> None:
+    watch = Watch()
+    watch.sees("green", PASSED)
+    watch.sees("red", REFUSED, SILENT, SILENT)
+    watch.now += 2 * OWN_LASTS
+    watch.book.heard({"red": True}, watch.now)
+    assert watch.sees("red", FAILED) is UP
+    assert watch.book.evidence("red") is None
+
+
+def test_servers_of_which_one_is_heard_to_be_up_are_not_all_silent() -> None:
+    watch = Watch()
+    for server in NAMES:
+        watch.sees(server, SILENT)
+    assert watch.book.suspended
+    watch.now += 2 * OWN_LASTS
+    watch.book.heard({"red": True}, watch.now)
+    assert not watch.book.suspended
+
+
 def test_what_is_heard_confirms_nothing() -> None:
     watch = Watch()
     watch.book.heard({"red": False}, watch.now)

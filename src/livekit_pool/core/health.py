@@ -255,7 +255,17 @@ class HealthBook:
         for name, up in health.items():
             sight = self._sights.get(name)
             if sight and (sight.outcome is None or now - sight.at > OWN_LASTS):
-                sight.heard, sight.heard_at = up, now
+                self._heard(sight, up, now)
+
+    @staticmethod
+    def _heard(sight: _Sight, up: bool, now: float) -> None:
+        sight.heard, sight.heard_at = up, now
+        # Whether it answered all the time since our own last pass, nobody knows: as a witness it
+        # has to begin anew.
+        sight.answering_since = None
+        if up:
+            sight.health, sight.evidence = Health.UP, None
+            sight.misses, sight.calls_alone = 0, True
 
     def health(self, server: str) -> Health:
         """The health of ``server``; unknown for one that is not of the pool."""
@@ -367,7 +377,8 @@ class HealthBook:
     def suspended(self) -> bool:
         """Whether all servers of a pool of several are silent, so that silence says nothing."""
         return len(self._sights) > 1 and all(
-            sight.outcome is ProbeOutcome.SILENT for sight in self._sights.values()
+            sight.outcome is ProbeOutcome.SILENT and not sight.heard
+            for sight in self._sights.values()
         )
 
 
