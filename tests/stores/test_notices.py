@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
+from livekit_pool.core.fields import LARGEST
 from livekit_pool.stores.base import Changed, Moved, Placement, Resync
 from livekit_pool.stores.notices import Notices
 
@@ -21,6 +22,17 @@ async def test_a_document_that_went_back_is_a_resync() -> None:
     assert await anext(watch) == Resync()
     notices.changed(6)
     assert await anext(watch) == Changed(6)
+
+
+async def test_a_revision_to_which_nobody_counts_makes_no_later_one_a_step_back() -> None:
+    notices = Notices()
+    watch = notices.watch()
+    await anext(watch)
+
+    notices.changed(LARGEST + 1)
+    assert await anext(watch) == Resync()
+    notices.changed(LARGEST)
+    assert await anext(watch) == Changed(LARGEST)
 
 
 async def test_a_resync_covers_what_waits() -> None:

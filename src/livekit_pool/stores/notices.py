@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
+from ..core.fields import LARGEST
 from .base import Changed, Moved, Placement, Resync
 
 __all__ = ["Notices"]
@@ -35,8 +36,9 @@ class _Mailbox:
         self.event.set()
 
     def changed(self, revision: int) -> None:
-        if revision <= self._told:
+        if revision <= self._told or revision > LARGEST:
             # Another document took the place of the one we knew: not to be told as a step back.
+            # Or somebody edited it into nonsense, to which everything after it would be one.
             self.resync()
             return
         self._revision = self._told = revision
