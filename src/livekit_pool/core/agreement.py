@@ -160,10 +160,9 @@ def _loss(finding: Finding, found: Document | None, held: Document | None) -> _L
         case Finding.DAMAGED if held is not None and held.revision > 0:
             waits = _OTHERS_FIRST if held.repaired else 0.0
             return _Loss(found, held, damaged, patiently=True, waits=waits)
-        # Where this process holds better, the answer to the foreign client writes that.
-        case Finding.FOREIGN if held is not None and held.repaired and found and found.repaired:
-            return _Loss(found, held, damaged, patiently=True, waits=_OTHERS_FIRST)
-        case Finding.NEWER if found is not None and found.repaired and found.revision > 0:
+        case Finding.FOREIGN if held is not None and not held.repaired:
+            pass  # the answer to it writes what is held
+        case Finding.FOREIGN | Finding.NEWER if found and found.repaired and found.revision > 0:
             waits = 0.0 if held is None else _OTHERS_FIRST
             return _Loss(found, found, damaged, patiently=True, waits=waits)
     return None

@@ -21,10 +21,11 @@ class Neighbours:
     """
     The living processes' rows, as they were read last.
 
-    A store that was away, that lost its rows, or whose clock was set, shows at first only those that
-    have told it anew that they live. Who believed it would be alone for a moment: leave a server that others have,
-    have nobody to ask what they see, count nobody's participants. So those that were there before
-    go on counting for as long as a row lives; a process that died in that time counts as long.
+    A store that was away, that lost its rows, or whose clock was set, shows at first only those
+    that have told it anew that they live. Who believed it would be alone for a moment: leave a
+    server that others have, have nobody to ask what they see, count nobody's participants. So
+    those that were there before go on counting for as long as a row lives; a process that died in
+    that time counts as long.
 
     Attributes:
         rows: those rows, this process's own among them once it has one.
