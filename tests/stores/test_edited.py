@@ -199,6 +199,18 @@ async def test_such_a_revision_is_written_over_by_who_starts_then(
         assert [each.revision for each in await one.store.history()] == [5, 4, 2]
 
 
+async def test_a_revision_of_which_nothing_is_left_is_begun_anew(kept: Kept) -> None:
+    async with kept.pool() as one:
+        assert one.document.revision == 1
+    kept.edit(setting(revision="many", activeSince=None))
+    kept.set_revision("abc")
+    async with kept.pool() as one:
+        await until(lambda: one.document.revision == 1, seconds=NOTICED, what="it is mended")
+        assert (await one.store.load()).document == one.document
+        await one.rotate("an update", actor="ann", to="green")
+        assert one.document.revision == 2
+
+
 async def test_nonsense_that_stood_there_before_is_written_over(kept: Kept) -> None:
     async with kept.pool() as one:
         await one.rotate("an update", actor="ann", to="green")

@@ -104,16 +104,18 @@ def swap(
     *,
     names: Sequence[str] = (),
 ) -> Swapped:
+    update = "UPDATE document SET revision = ?, operation = ?, content = ?, lineage = ?"
+    new = document.revision, operation, document_to_json(document), document.lineage
     written = db.execute(
-        "UPDATE document SET revision = ?, operation = ?, content = ?"
-        " WHERE revision = ? AND lineage = ?",
-        (document.revision, operation, document_to_json(document), expected, document.lineage),
+        f"{update} WHERE revision = ? AND lineage = ?", (*new, expected, document.lineage)
     )
     if written.rowcount != 1:
         found = _stored(db, names)
         if found is None:
             return Swapped(outcome=SwapOutcome.LOST, document=None)
-        return _not_written(*found, operation)
+        if found[0].identity != (document.lineage, expected):
+            return _not_written(*found, operation)
+        db.execute(update, new)  # somebody edited the columns, which are read as that
     if rotation is not None:
         _record(db, [rotation], "INSERT")
     return Swapped(outcome=SwapOutcome.WON, document=document)
