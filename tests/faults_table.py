@@ -65,7 +65,8 @@ def _row(row: Row) -> tuple[str, ...]:
             ", ".join(f"`{phrase}`" for phrase in phrases)
             for phrases in (row.phrases, row.words)
             if phrases
-        ),
+        )
+        + (f", and none of {', '.join(f'`{each}`' for each in row.unless)}" if row.unless else ""),
         f"**`{row.cause.value}`**" if row.cause else affair[row.blame],
         row.source,
     )

@@ -37,7 +37,7 @@ def row(
     )
 
 
-OWN = row("own", "here")
+OWN = row("own", "here", probing=False)
 OTHER = row("other", "there")
 
 
@@ -130,6 +130,16 @@ class TestNeighbours:
         assert self.known.read([before]) == [before]
         assert self.known.now(otherwise=0.0) == NOW + self.now
 
+    def test_a_heartbeat_whose_answer_is_under_way_tells_no_time(self) -> None:
+        self.known.read([self.as_beaten(OWN), OTHER])
+        self.now += 300.0
+        self.known.begin()
+        assert self.known._kept == {}
+        self.known.read([self.as_beaten(OWN)])
+        self.known.told(known=True)
+        self.read(OWN)
+        assert self.known.now(otherwise=0.0) == NOW + self.now
+
     def test_rows_are_as_old_as_the_stores_clock_says_though_it_was_set_back(self) -> None:
         self.set_by = -3600.0
         self.known.told(known=True)
@@ -170,6 +180,12 @@ def test_what_others_here_and_elsewhere_see_is_kept_apart() -> None:
     assert seen.health == {"red": False}
     assert seen.elsewhere == ({}, {"red": True})
     assert seen.participants == 10
+
+
+def test_who_probes_goes_by_what_it_sees_itself() -> None:
+    rows = [row("a", "here", health={"red": "up"}), row("b", "there", health={"red": "up"})]
+    seen = seen_in(rows, replace(OWN, probing=True), NOW)
+    assert (seen.health, seen.elsewhere) == ({}, ({"red": True},))
 
 
 def test_an_old_row_says_nothing_of_health_but_its_machine_counts() -> None:

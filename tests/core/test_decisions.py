@@ -314,7 +314,7 @@ def test_a_document_of_the_original_system_becomes_one_of_the_pool(repaired: boo
     here = situation(shared, book(ALL_WELL), lists=(NAMES, NAMES[:2]))
     assert decide(here).document is None, "each process would write the positions of its own list"
     after = changed(decide(replace(here, lists=(NAMES,))))
-    assert after == replace(shared, revision=1)
+    assert after == replace(shared, revision=1, active_since=1)
     assert not after.repaired
 
 

@@ -111,6 +111,9 @@ ANSWERS = [
     (JOIN, 500, "", "concurrent user update: context deadline exceeded", Cause.DOWN),
     (JOIN, 500, "", "concurrent sessions: context deadline exceeded", Cause.DOWN),
     (JOIN, 500, "", "concurrent room creation failed, max attempts reached", Cause.DOWN),
+    (JOIN, 503, "", "could not lock room: too many concurrent updates", Cause.DOWN),
+    (JOIN, 403, "", "your project has exceeded its 5000 minutes limit", Cause.QUOTA),
+    (JOIN, 503, "", "the minutes limit of your plan is exceeded", Cause.QUOTA),
     (JOIN, 401, "", "token lifetime exceeds 10 minutes limit", Cause.CREDENTIALS),
     (JOIN, 500, "", "token lifetime exceeds 10 minutes limit", Cause.DOWN),
     (JOIN, 500, "", "your quota limit is reached", Cause.QUOTA),
@@ -169,6 +172,11 @@ NARROW = [
     ("concurrent participants exceeded", Cause.CONNECTION_LIMIT),
     ("maximum of concurrent users reached", Cause.CONNECTION_LIMIT),
     ("concurrent room limit reached", Cause.CONNECTION_LIMIT),
+    ("max number of concurrent participants reached", Cause.CONNECTION_LIMIT),
+    ("too many active concurrent participants", Cause.CONNECTION_LIMIT),
+    ("you have exceeded your plan's concurrent connections", Cause.CONNECTION_LIMIT),
+    ("monthly minutes limit reached: new calls in this project are blocked", Cause.QUOTA),
+    ("connection minutes limit exceeded, no more requests in this period", Cause.QUOTA),
     ("quota exceeded: Too Many Requests", Cause.QUOTA),
 ]
 

@@ -130,6 +130,37 @@ def test_a_server_that_verifiably_lets_nobody_in_is_left_all_the_same() -> None:
     assert swap.document.active_server == "blue"
 
 
+def test_meanwhile_nothing_is_written_but_the_rotation_away_from_it() -> None:
+    """All refuse our key: it is our clock, and no reason to make what is damaged stand."""
+    pool = Pool(lists=(NAMES,))
+    pool.feed(
+        Loaded(document=replace(moved(pool.document, "green"), server_count=9, repaired=True))
+    )
+    refused = [Probed(server=name, outcome=UNAUTHORIZED, signed=True) for name in NAMES]
+    asked = RotateAsked(request="r", reason="", actor="ann", to="blue", force=True)
+    events: list[Event] = [*refused, asked, Tick()]
+    for event in events:
+        assert swaps_of(pool.feed(event)) == []
+
+
+def test_a_foreign_write_into_what_was_known_whole_is_answered_though_it_is_damaged() -> None:
+    pool = Pool()
+    foreign = replace(pool.document, active_server_index=2, index_written=0, repaired=True)
+    pool = Pool(outcomes={"red": PASSED}, lists=(NAMES,))
+    pool.feed(Loaded(document=foreign), Loaded(document=foreign))
+    swap = swap_of(pool.probed("blue", PASSED))
+    assert swap.document.active_server == "blue"
+
+
+def test_nonsense_in_a_document_of_the_original_system_moves_nobody() -> None:
+    original = replace(document(), revision=0, active_since=0)
+    blue = replace(original, active_server="blue", active_server_index=2)
+    pool = Pool(shared=blue, lists=(NAMES[:2],))
+    pool.feed(Loaded(document=replace(original, repaired=True)))
+    assert pool.document == blue
+    assert swap_of(pool.feed(RowsSeen(lists=(NAMES,)))).document.active_server == "blue"
+
+
 def test_who_is_alone_waits_for_nobody_to_put_a_damaged_document_right() -> None:
     pool = Pool()
     damaged = replace(moved(pool.document, "green"), repaired=True)
@@ -235,7 +266,7 @@ def test_what_clients_write_in_a_document_of_the_original_system_is_followed() -
     assert (announce.rotation.from_, announce.rotation.to) == ("red", "blue")
     assert pool.document == rotated
     swap = swap_of(pool.feed(RowsSeen(lists=(NAMES,))))
-    assert (swap.expected, swap.document) == (0, replace(rotated, revision=1))
+    assert (swap.expected, swap.document) == (0, replace(rotated, revision=1, active_since=1))
 
 
 def test_a_fault_of_the_server_that_an_original_client_left_is_not_held_against_the_next() -> None:

@@ -55,8 +55,10 @@ def compare(found: Document | None, held: Document) -> Finding:
 
 def _edited(found: Document, held: Document) -> Finding:
     if not _alike(found, held):
-        # At revision 0 it is the original system's, and what its clients write there stands.
-        return Finding.OVERWRITTEN if held.revision > 0 else Finding.NEWER
+        if held.revision > 0:
+            return Finding.OVERWRITTEN
+        # It is the original system's: what its clients write there stands, and nonsense does not.
+        return Finding.SAME if found.repaired else Finding.NEWER
     if found.foreign_index is not None:
         return Finding.FOREIGN  # the answer to it writes all
     return Finding.DAMAGED if found.repaired else Finding.SAME

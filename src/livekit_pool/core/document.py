@@ -382,10 +382,12 @@ def adopted(document: Document, names: Sequence[str]) -> Document:
     """
     Make a document of the original system, at revision 0, one of the pool; one revision on.
 
-    The active server stays. From here on a rotation of the original's clients can be told from
-    what somebody edited, by the index that the pool wrote last.
+    The active server stays, since this revision: rooms that were placed before one of the
+    original's clients rotated are not where they should be. From here on such a rotation can be
+    told from what somebody edited, by the index that the pool wrote last.
     """
-    return _next(_positioned(document, names))
+    changed = _next(_positioned(document, names))
+    return replace(changed, active_since=changed.revision)
 
 
 def drained(document: Document, *, server: str, mark: Mark) -> Document:

@@ -72,6 +72,7 @@ class Row:
         phrases: of which the text must hold one, in lower case; any text where empty.
         words: of which the text must hold one as whole words, in lower case; likewise, and beside
             a phrase where there are both.
+        unless: of which the text must hold none, in lower case.
         source: where the line comes from.
     """
 
@@ -83,6 +84,7 @@ class Row:
     codes: frozenset[str] = frozenset()
     phrases: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
     source: str = ""
 
     def holds(self, surface: Surface, status: int | None, code: str, text: str) -> bool:
@@ -93,6 +95,7 @@ class Row:
             and (not self.codes or code in self.codes)
             and (not self.phrases or any(phrase in text for phrase in self.phrases))
             and (not self.words or _says(text, self.words))
+            and not any(phrase in text for phrase in self.unless)
         )
 
 
@@ -122,44 +125,39 @@ _QUOTA_FOR_SURE: Final = (
     "limit reached",
 )
 _QUOTA_PERHAPS: Final = ("quota", "allowance")
-# With 429 it may be a rate: so many in 15 minutes.
-_QUOTA_NO_RATE: Final = (*_QUOTA_FOR_SURE, "minutes limit exceeded")
 _QUOTA: Final = (*_QUOTA_FOR_SURE, *_QUOTA_PERHAPS)
 _CONNECTIONS: Final = (
     "connection limit",
     "connections limit",
     "too many connections",
     "insufficient capacity",
-    "too many concurrent",
-    "maximum concurrent",
-    "max concurrent",
-    "maximum number of concurrent",
-    "limit of concurrent",
-    "limit on concurrent",
-    "limit for concurrent",
-    "limits on concurrent",
-    "concurrent sessions exceeded",
-    "concurrent connections exceeded",
-    "concurrent participants exceeded",
 )
 _CONCURRENT: Final = (
     "concurrent session",
     "concurrent connection",
     "concurrent participant",
-    "concurrent users",
-    "concurrent user limit",
-    "concurrent rooms",
-    "concurrent room limit",
+    "concurrent user",
+    "concurrent room",
     "concurrent limit",
+    "too many concurrent",
+    "maximum concurrent",
+    "maximum number of concurrent",
+    "limit of concurrent",
+    "limit on concurrent",
+    "limit for concurrent",
 )
-# Beside it, where no 429 says that it is a limit: what is "exceeded" may be a deadline.
-_LIMIT: Final = ("limit", "limits", "maximum", "quota")
+# Beside it, where no 429 says that it is a limit.
+_LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reached", "many")
+# What is exceeded, or reached, may be a deadline, or the number of tries.
+_TROUBLE: Final = ("deadline", "retries", "attempts", "update", "transaction", "write")
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
 _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
 # Beside a limit of minutes: "100 requests in 15 minutes". Who is out of minutes takes no requests.
-_COUNTED: Final = ("requests in", "attempts in", "calls in", "requests within", "requests per")
+_COUNTED: Final = ("requests in", "attempts in", "calls in", "joins in", "requests every")
+# No minutes that are used up.
+_LASTS: Final = ("lifetime", "duration", "token", "valid")
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
@@ -279,13 +277,16 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         statuses=frozenset({401, 403}), phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit, forbidden", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
+        statuses=frozenset({401, 403}), phrases=_CONCURRENT, words=_LIMIT, unless=_TROUBLE,
+        source=_CLOUD),
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
+        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
-    Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
-        statuses=frozenset({401, 403}), phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
+    Row(name="minutes limit, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
+        statuses=frozenset({401, 403}), phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
         statuses=frozenset({401, 403, 451}),
         source=f"{_SERVER}: key revoked, another region pinned, a claim that an old version does"
@@ -316,13 +317,16 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="connection limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
         surfaces=_TO_JOIN, phrases=_CONNECTIONS, source=_ORIGINAL),
     Row(name="concurrent limit in words", blame=Blame.SERVER, cause=Cause.CONNECTION_LIMIT,
-        surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, source=_CLOUD),
+        surfaces=_TO_JOIN, phrases=_CONCURRENT, words=_LIMIT, unless=_TROUBLE,
+        source=_CLOUD),
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
+    Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
-    Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA_NO_RATE, source=_ORIGINAL),
+    Row(name="minutes limit in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
 

@@ -413,8 +413,9 @@ class PoolMachine:
         finding = self._losses.found(found, self.document)
         if finding is Finding.NEWER and found is not None:
             self._follow(found, now)
-        elif finding is Finding.FOREIGN:
-            self.document = found
+        elif finding is Finding.FOREIGN and found is not None and self.document is not None:
+            # What is known whole stays so.
+            self.document = replace(found, repaired=self.document.repaired)
 
     def _follow(self, document: Document, now: float) -> None:
         current = self.document
@@ -477,9 +478,17 @@ class PoolMachine:
         """Whether the document is put right first, by this process or by others."""
         if self._restore(held, now):
             return True
+        if not self._waits_for_others(now):
+            return False
         # What is written now would make what was read stand; who serves nobody is left all the
         # same.
-        return self._waits_for_others(now) and not self._situation(held, now).is_urgent
+        situation = self._situation(held, now)
+        if situation.is_urgent:
+            decision = decide(situation)
+            if decision.rotation is None:
+                decision = replace(decision, document=None)
+            self._carry_out(decision, now)
+        return True
 
     def _waits_for_others(self, now: float) -> bool:
         return self._losses.wait_for_others(now, alone=self._is_alone)

@@ -433,6 +433,7 @@ class Following:
         return self.rows
 
     async def _beat(self) -> None:
+        self._neighbours.begin()
         known = await self._store.beat(self._host.row())
         if self._neighbours.told(known=known):
             self.moved.tell(None)  # the rooms that this process holds were forgotten with its row

@@ -40,10 +40,15 @@ class Neighbours:
         self._process = process
         self._monotonic = monotonic
         self._told_at: float | None = None
+        self._begun = self._ended = 0  # heartbeats of ours, by their number
         self._own_beat: float | None = None  # as the store showed it last
         self._apart: float | None = None  # the store's clock from ours, by that
         self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
         self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and seconds left then, by process
+
+    def begin(self) -> None:
+        """This process's row is about to be written."""
+        self._begun += 1
 
     def told(self, *, known: bool) -> bool:
         """
@@ -61,13 +66,14 @@ class Neighbours:
             for process, (row, left) in self._kept.items()
             if left > gone
         }
-        self._told_at = self._monotonic()
+        self._told_at, self._ended = self._monotonic(), self._begun
         return forgotten
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:
         """Take in what the store showed; returns `rows`."""
         own = next((row for row in found if row.process == self._process), None)
-        if self._is_late or (self._told_at is not None and own is None) or self._was_set(own):
+        lost = self._told_at is not None and own is None
+        if self._was_set(own) or lost or self._is_late:
             self._keep()
         self._shown, self.rows = found, self.living(found)
         for row in found:
@@ -95,7 +101,9 @@ class Neighbours:
         By so much that it may hide who lives; for less, all are shown as ever.
         """
         if own is None or self._told_at is None or own.beat == self._own_beat:
-            return False  # that beat is not the one which was told last, but for the first
+            return False
+        if self._begun > self._ended:
+            return False  # it may be one whose answer is under way, or was lost
         before, self._apart, self._own_beat = self._apart, own.beat - self._told_at, own.beat
         return before is not None and abs(self._apart - before) > LATE * HEARTBEAT
 
@@ -140,7 +148,9 @@ def seen_in(rows: Sequence[ProcessRow], own: ProcessRow, now: float) -> RowsSeen
     elsewhere: dict[str, dict[str, bool]] = {}
     for row in others:
         seen = elsewhere.setdefault(row.host, {}) if row.host != own.host else here
-        if row.probing and abs(now - row.beat) <= LIVING:
+        # Who probes goes by that: between two of its probes others must not undo what it saw.
+        told = row.probing and (row.host != own.host or not own.probing)
+        if told and abs(now - row.beat) <= LIVING:
             seen.update(_sight(row))
         if row.host == own.host:
             for name, sight in _signed(row).items():
