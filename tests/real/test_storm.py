@@ -20,7 +20,7 @@ ROOMS = 5
 EACH = 4
 SECONDS = 40.0
 ENOUGH = 20  # guests that get in meanwhile
-LONGEST = 90.0
+LONGEST = 150.0
 JOIN_LIMIT = 20.0
 """What the SDK itself allows a connect() to take, ICE included: 15 s and its retries."""
 
@@ -112,7 +112,7 @@ async def meets_again(who: Participant, members: list[Participant], pool: PoolPr
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1])
 async def test_a_storm(pool: PoolProcess, livekit_servers: list[LocalServer], seed: int) -> None:
     source = random.Random(seed)
