@@ -350,6 +350,7 @@ def test_what_was_seen_before_a_server_was_heard_to_be_up_is_over() -> None:
     watch.sees("red", REFUSED, SILENT, SILENT)
     watch.now += 2 * OWN_LASTS
     watch.book.heard({"red": True}, watch.now)
+    watch.sees("green", PASSED)
     assert watch.sees("red", FAILED) is UP
     assert watch.book.evidence("red") is None
 

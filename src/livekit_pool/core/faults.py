@@ -149,7 +149,16 @@ _CONCURRENT: Final = (
 # Beside it, where no 429 says that it is a limit.
 _LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reached", "many")
 # What is exceeded, or reached, may be a deadline, or the number of tries.
-_TROUBLE: Final = ("deadline", "retries", "attempts", "update", "transaction", "write")
+_TROUBLE: Final = (
+    "deadline exceeded",
+    "retries exceeded",
+    "maximum retries",
+    "max attempts",
+    "concurrent update",
+    "concurrent user update",
+    "concurrent transaction",
+    "concurrent write",
+)
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
@@ -157,7 +166,7 @@ _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
 # Beside a limit of minutes: "100 requests in 15 minutes". Who is out of minutes takes no requests.
 _COUNTED: Final = ("requests in", "attempts in", "calls in", "joins in", "requests every")
 # No minutes that are used up.
-_LASTS: Final = ("lifetime", "duration", "token", "valid")
+_LASTS: Final = ("token lifetime", "token valid", "session duration")
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
@@ -284,7 +293,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
-        statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
+        statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED,
+        unless=(" in this ", " in the "), source=_CLOUD),
     Row(name="minutes limit, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
@@ -324,7 +334,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
         phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
-        surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
+        surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED,
+        unless=(" in this ", " in the "), source=_CLOUD),
     Row(name="minutes limit in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
         phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,

@@ -214,7 +214,7 @@ class HealthBook:
     def _condemned(self, name: str, sight: _Sight) -> bool:
         """Whether its last miss, with those before it, shows it down."""
         if sight.outcome is ProbeOutcome.REFUSED and not sight.call:
-            return True
+            return sight.misses > 0  # none, where it was heard to be up since
         if not self._missed_enough(sight):
             return False
         if sight.outcome is not ProbeOutcome.SILENT or len(self._sights) == 1:

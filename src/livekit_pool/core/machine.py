@@ -484,7 +484,9 @@ class PoolMachine:
         # same.
         situation = self._situation(held, now)
         if situation.is_urgent:
-            decision = decide(situation)
+            if situation.evidence() is not None and self._serve_requests(situation):
+                return True
+            decision = self._stepping.reconcile(situation) or decide(situation)
             if decision.rotation is None:
                 decision = replace(decision, document=None)
             self._carry_out(decision, now)

@@ -105,7 +105,7 @@ class Neighbours:
         if self._begun > self._ended:
             return False  # it may be one whose answer is under way, or was lost
         before, self._apart, self._own_beat = self._apart, own.beat - self._told_at, own.beat
-        return before is not None and abs(self._apart - before) > LATE * HEARTBEAT
+        return before is not None and abs(self._apart - before) > LATE * self._heartbeat
 
     @property
     def _heartbeat(self) -> float:
