@@ -140,6 +140,19 @@ class TestNeighbours:
         self.read(OWN)
         assert self.known.now(otherwise=0.0) == NOW + self.now
 
+    def test_a_slow_answer_to_a_seldom_heartbeat_is_no_clock_that_was_set(self) -> None:
+        class Seldom(MemoryStore):
+            heartbeat = 300.0
+
+        known = Neighbours(Seldom("memory://"), "own", lambda: self.now)
+        for answered_after, there in ((0.0, [OWN, OTHER]), (4.0, [OWN])):
+            self.now += 300.0
+            known.begin()
+            rows = [*map(self.as_beaten, there)]
+            self.now += answered_after
+            known.told(known=True)
+            assert known.read(rows) == rows
+
     def test_rows_are_as_old_as_the_stores_clock_says_though_it_was_set_back(self) -> None:
         self.set_by = -3600.0
         self.known.told(known=True)

@@ -23,7 +23,9 @@ from livekit_pool.core.events import (
 from livekit_pool.core.health import Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import (
+    BACK,
     FAILED,
+    MARK,
     NAMES,
     PASSED,
     REFUSED,
@@ -34,6 +36,7 @@ from tests.core.samples import (
     drained,
     moved,
     restore_of,
+    stepped,
     swap_of,
     swaps_of,
 )
@@ -141,6 +144,27 @@ def test_meanwhile_nothing_is_written_but_the_rotation_away_from_it() -> None:
     events: list[Event] = [*refused, asked, Tick()]
     for event in events:
         assert swaps_of(pool.feed(event)) == []
+
+
+def test_meanwhile_an_operator_may_leave_a_dead_server_of_a_paused_pool() -> None:
+    pool = Pool(lists=(NAMES,))
+    pool.feed(
+        Loaded(document=replace(moved(pool.document, "green"), paused=MARK, repaired=True)),
+        Probed(server="green", outcome=REFUSED),
+    )
+    swap = swap_of(pool.feed(RotateAsked(request="r", reason="", actor="ann", to="blue")))
+    assert swap.document.active_server == "blue"
+
+
+def test_meanwhile_a_step_is_not_made_a_rotation_before_the_server_is_asked_again() -> None:
+    pool = stepped()
+    damaged = replace(pool.document, revision=2, active_since=1, repaired=True)
+    actions = pool.feed(
+        Loaded(document=damaged),
+        RowsSeen(lists=(NAMES, NAMES), elsewhere=({"red": True},)),
+        BACK,
+    )
+    assert swaps_of(actions) == []
 
 
 def test_a_foreign_write_into_what_was_known_whole_is_answered_though_it_is_damaged() -> None:

@@ -484,13 +484,17 @@ class PoolMachine:
         # same.
         situation = self._situation(held, now)
         if situation.is_urgent:
-            if situation.evidence() is not None and self._serve_requests(situation):
-                return True
-            decision = self._stepping.reconcile(situation) or decide(situation)
-            if decision.rotation is None:
-                decision = replace(decision, document=None)
-            self._carry_out(decision, now)
+            self._leave_meanwhile(situation)
         return True
+
+    def _leave_meanwhile(self, situation: Situation) -> None:
+        """Only leave the active server, also as somebody asks for it if it is dead."""
+        if situation.evidence() is not None and self._serve_requests(situation):
+            return
+        decision = self._stepping.reconcile(situation) or decide(situation)
+        if decision.rotation is None:
+            decision = replace(decision, document=None)
+        self._carry_out(decision, situation.now)
 
     def _waits_for_others(self, now: float) -> bool:
         return self._losses.wait_for_others(now, alone=self._is_alone)
