@@ -48,8 +48,11 @@ class TestNeighbours:
         self.now = 0.0
         self.set_by = 0.0  # the store's clock
         self.known = Neighbours(MemoryStore("memory://"), "own", lambda: self.now)
-        self.known.told(known=False)
+        self.told(known=False)
         self.known.read([OWN, OTHER])
+
+    def told(self, *, known: bool) -> bool:
+        return self.known.told(self.known.begin(), known=known)
 
     def read(self, *rows: ProcessRow) -> list[str]:
         return [row.process for row in self.known.read([*map(self.as_beaten, rows)])]
@@ -60,38 +63,38 @@ class TestNeighbours:
     def test_who_leaves_or_dies_is_gone_at_once(self) -> None:
         for _ in range(5):
             self.now += LATE * HEARTBEAT
-            self.known.told(known=True)
+            self.told(known=True)
             assert self.read(OWN) == ["own"]
 
     def test_who_was_there_before_an_outage_counts_until_all_have_told_it_anew(self) -> None:
         self.now += LATE * HEARTBEAT + 0.1
-        self.known.told(known=True)
+        self.told(known=True)
         began = self.now
         while self.now < began + LIVING:
             assert self.read(OWN) == ["own", "other"]
             assert self.known.living(self.known.rows[:1]) == self.known.rows
             self.now += LIVING / 6
-            self.known.told(known=True)
+            self.told(known=True)
         assert self.read(OWN) == ["own"]
 
     def test_who_dies_is_not_kept_for_ever_where_the_store_is_slow(self) -> None:
         for _ in range(5):
             self.now += LATE * HEARTBEAT + 0.1  # each of them is late
-            self.known.told(known=True)
+            self.told(known=True)
             self.read(OWN)
         assert self.read(OWN) == ["own"]
 
     def test_time_in_which_nobody_could_tell_anything_does_not_count(self) -> None:
         self.now += 20.0
-        self.known.told(known=True)
+        self.told(known=True)
         assert self.read(OWN) == ["own", "other"], "it is back, and away again"
         self.now += 20.0
         assert self.read(OWN) == ["own", "other"]
-        self.known.told(known=True)
+        self.told(known=True)
         assert self.read(OWN) == ["own", "other"]
 
     def test_who_showed_again_and_leaves_is_gone_at_once(self) -> None:
-        self.known.told(known=False)
+        self.told(known=False)
         assert self.read(OWN) == ["own", "other"]
         assert self.read(OWN, OTHER) == ["own", "other"]
         assert self.read(OWN) == ["own"]
@@ -101,23 +104,24 @@ class TestNeighbours:
         assert self.read(OWN) == ["own", "other"]
 
     def test_who_was_there_before_the_store_lost_its_rows_counts_as_well(self) -> None:
-        self.known.told(known=False)
+        self.told(known=False)
         assert self.read(OWN) == ["own", "other"]
 
     def test_who_is_forgotten_hears_of_it(self) -> None:
-        assert not Neighbours(MemoryStore("memory://"), "new").told(known=False), "it is new"
-        assert not self.known.told(known=True)
-        assert self.known.told(known=False)
+        new = Neighbours(MemoryStore("memory://"), "new")
+        assert not new.told(new.begin(), known=False), "it is new"
+        assert not self.told(known=True)
+        assert self.told(known=False)
 
     @pytest.mark.parametrize("by", [-3600.0, -5.0, 5.0, 3600.0])
     def test_who_was_there_before_the_stores_clock_was_set_counts_as_well(self, by: float) -> None:
         self.set_by = by
         self.now += HEARTBEAT
-        self.known.told(known=True)
+        self.told(known=True)
         assert self.read(OWN) == ["own", "other"]
         for _ in range(3):
             self.now += HEARTBEAT
-            self.known.told(known=True)
+            self.told(known=True)
             self.read(OWN)
         assert self.read(OWN) == ["own"], "it told nothing since"
 
@@ -125,7 +129,7 @@ class TestNeighbours:
         before = self.as_beaten(OWN)
         self.known.read([before, OTHER])
         self.now += LIVING
-        self.known.told(known=True)
+        self.told(known=True)
         self.known.read([before, OTHER])
         assert self.known.read([before]) == [before]
         assert self.known.now(otherwise=0.0) == NOW + self.now
@@ -133,10 +137,21 @@ class TestNeighbours:
     def test_a_heartbeat_whose_answer_is_under_way_tells_no_time(self) -> None:
         self.known.read([self.as_beaten(OWN), OTHER])
         self.now += 300.0
-        self.known.begin()
+        heartbeat = self.known.begin()
         assert self.known._kept == {}
         self.known.read([self.as_beaten(OWN)])
-        self.known.told(known=True)
+        self.known.told(heartbeat, known=True)
+        self.read(OWN)
+        assert self.known.now(otherwise=0.0) == NOW + self.now
+
+    def test_nor_does_one_that_began_before_the_answer_to_another(self) -> None:
+        self.known.read([self.as_beaten(OWN), OTHER])
+        first, second = self.known.begin(), self.known.begin()
+        self.known.told(first, known=True)
+        self.now += 300.0
+        self.read(OWN)  # the second one's, of which no answer came yet
+        assert self.known.now(otherwise=0.0) == NOW + self.now
+        self.known.told(second, known=True)
         self.read(OWN)
         assert self.known.now(otherwise=0.0) == NOW + self.now
 
@@ -147,15 +162,15 @@ class TestNeighbours:
         known = Neighbours(Seldom("memory://"), "own", lambda: self.now)
         for answered_after, there in ((0.0, [OWN, OTHER]), (4.0, [OWN])):
             self.now += 300.0
-            known.begin()
+            heartbeat = known.begin()
             rows = [*map(self.as_beaten, there)]
             self.now += answered_after
-            known.told(known=True)
+            known.told(heartbeat, known=True)
             assert known.read(rows) == rows
 
     def test_rows_are_as_old_as_the_stores_clock_says_though_it_was_set_back(self) -> None:
         self.set_by = -3600.0
-        self.known.told(known=True)
+        self.told(known=True)
         rows = self.known.read([self.as_beaten(OWN), self.as_beaten(OTHER)])
         self.now += LIVING
         assert self.known.now(otherwise=0.0) == rows[1].beat + LIVING
@@ -164,14 +179,14 @@ class TestNeighbours:
         assert self.read() == ["own", "other"]
 
     def test_the_newer_row_counts_once(self) -> None:
-        self.known.told(known=False)
+        self.told(known=False)
         newer = replace(OTHER, names=("red",))
         assert self.known.read([OWN, newer]) == [OWN, newer]
 
     def test_a_process_that_has_just_begun_has_nothing_to_keep(self) -> None:
         new = Neighbours(MemoryStore("memory://"), "own", lambda: self.now)
         assert new.read([OTHER]) == [OTHER]
-        new.told(known=False)
+        new.told(new.begin(), known=False)
         assert new.read([OWN]) == [OWN]
 
 

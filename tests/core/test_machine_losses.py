@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, Probe, Refused, Restore
+from livekit_pool.core.actions import Announce, NoteEvent, Probe, Refused, Restore
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import (
     ClockSet,
@@ -35,6 +35,7 @@ from tests.core.samples import (
     document,
     drained,
     moved,
+    notes_of,
     restore_of,
     stepped,
     swap_of,
@@ -165,6 +166,16 @@ def test_meanwhile_a_step_is_not_made_a_rotation_before_the_server_is_asked_agai
         BACK,
     )
     assert swaps_of(actions) == []
+
+
+def test_meanwhile_a_step_whose_server_is_well_again_ends() -> None:
+    pool = stepped()
+    damaged = replace(pool.document, revision=2, active_since=1, repaired=True)
+    pool.feed(Loaded(document=damaged), RowsSeen(lists=(NAMES, NAMES)), BACK)
+    assert pool.machine.active_server == "green"
+    actions = pool.probed("red", PASSED, times=2)
+    assert (swaps_of(actions), notes_of(actions)) == ([], [NoteEvent.STEP_UNDONE])
+    assert pool.machine.active_server == "red"
 
 
 def test_a_foreign_write_into_what_was_known_whole_is_answered_though_it_is_damaged() -> None:

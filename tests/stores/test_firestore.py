@@ -15,7 +15,7 @@ import pytest
 from google.api_core.exceptions import Aborted
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 
-from livekit_pool.core.document import Cause, Document, Mark, new_document, rotated
+from livekit_pool.core.document import Cause, Document, Mark, adopted, new_document, rotated
 from livekit_pool.exceptions import ConfigurationError, StoreCorrupt, StoreUnavailable
 from livekit_pool.stores.base import SwapOutcome
 from livekit_pool.stores.firestore import FirestoreStore
@@ -200,6 +200,32 @@ class TestOriginalDocument:
             }
             assert fields["createdAt"] == before["createdAt"]
             assert await document_of(store) == after
+
+    @pytest.mark.parametrize("writes", ["adopts it", "rotates", "restores it"])
+    async def test_in_which_a_client_rotates_just_before_a_swap_made_without_it(
+        self, store: FirestoreStore, console: Console, writes: str
+    ) -> None:
+        await console.write({"activeServerIndex": 0, "serverCount": 3})
+        found = await document_of(store)
+        proposal, rotation = adopted(found, NAMES), None
+        if writes == "rotates":
+            proposal, rotation = rotated(
+                found, to="blue", names=NAMES, cause=Cause.DOWN, reason="x", actor="a", now=ODD
+            )
+        await console.edit(activeServerIndex=1)
+        await store.load()
+
+        for outcome in (SwapOutcome.LOST, SwapOutcome.WON):
+            if writes == "restores it":
+                answer = await store.restore(found, proposal, secrets.token_hex(4))
+            else:
+                answer = await store.swap(0, proposal, secrets.token_hex(4), rotation)
+            assert answer.outcome is outcome
+            assert answer.document is not None
+            if outcome is SwapOutcome.LOST:
+                assert answer.document.active_server == "green"
+                assert (await console.fields())["activeServerIndex"] == 1
+                found = answer.document
 
     async def test_needs_the_servers_names(self, project: str, console: Console) -> None:
         await console.write({"activeServerIndex": 1, "serverCount": 3})

@@ -481,9 +481,9 @@ class PoolMachine:
         if not self._waits_for_others(now):
             return False
         # What is written now would make what was read stand; who serves nobody is left all the
-        # same.
+        # same, and a step ends without a word.
         situation = self._situation(held, now)
-        if situation.is_urgent:
+        if situation.is_urgent or self.step is not None:
             self._leave_meanwhile(situation)
         return True
 

@@ -433,9 +433,9 @@ class Following:
         return self.rows
 
     async def _beat(self) -> None:
-        self._neighbours.begin()
+        heartbeat = self._neighbours.begin()
         known = await self._store.beat(self._host.row())
-        if self._neighbours.told(known=known):
+        if self._neighbours.told(heartbeat, known=known):
             self.moved.tell(None)  # the rooms that this process holds were forgotten with its row
         self._beat_due = time.monotonic() + self._store.heartbeat
 

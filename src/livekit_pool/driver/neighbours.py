@@ -46,13 +46,17 @@ class Neighbours:
         self._shown: Sequence[ProcessRow] = ()  # by the store, at the last reading
         self._kept: dict[str, tuple[ProcessRow, float]] = {}  # and seconds left then, by process
 
-    def begin(self) -> None:
-        """This process's row is about to be written."""
+    def begin(self) -> int:
+        """This process's row is about to be written; returns which heartbeat that is."""
         self._begun += 1
+        return self._begun
 
-    def told(self, *, known: bool) -> bool:
+    def told(self, heartbeat: int, *, known: bool) -> bool:
         """
-        This process's row was written; ``known`` says whether the store had it before.
+        The row of that ``heartbeat`` was written.
+
+        Args:
+            known: whether the store had it before.
 
         Returns:
             whether the store had forgotten it.
@@ -66,7 +70,7 @@ class Neighbours:
             for process, (row, left) in self._kept.items()
             if left > gone
         }
-        self._told_at, self._ended = self._monotonic(), self._begun
+        self._told_at, self._ended = self._monotonic(), max(self._ended, heartbeat)
         return forgotten
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:

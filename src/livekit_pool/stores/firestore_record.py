@@ -116,9 +116,9 @@ class Record:
         budget = Budget()
         base = await self._read(budget)
         there = base.document if base else None
-        foreign = None if there is None else there.foreign_index
-        overlooked = foreign is not None and (found is None or found.foreign_index != foreign)
-        if (there and there.identity) != (found and found.identity) or overlooked:
+        if (there and there.identity) != (found and found.identity) or (
+            there is not None and found is not None and _has_news(there, found)
+        ):
             return self._answer(base, operation)
         writes = [self._write_of(document, operation, base)]
         entries = {entry.update.name: entry for entry in map(self._entry_of, history)}
@@ -230,11 +230,24 @@ class Record:
 
 def _overlooks(base: _Snapshot, document: Document, rotation: Rotation | None) -> bool:
     """Whether ``document`` takes the place of a foreign write without an answer to it."""
+    if base.reconsidered:
+        return False
+    if base.document.revision == 0:
+        made_from = document.active_server if rotation is None else rotation.from_
+        return base.document.active_server != made_from
     foreign = base.document.foreign_index
     answered = document.active_server_index == foreign or (
         rotation is not None and rotation.cause is Cause.FOREIGN
     )
-    return foreign is not None and not answered and not base.reconsidered
+    return foreign is not None and not answered
+
+
+def _has_news(there: Document, found: Document) -> bool:
+    """Whether a foreign client has written into what was ``found`` what is ``there`` now."""
+    if there.revision == 0:
+        # The original system's: nothing in it says what was there before.
+        return there.active_server != found.active_server
+    return there.foreign_index not in (None, found.foreign_index)
 
 
 def _is_unchanged(found: _Snapshot | None, base: _Snapshot | None) -> bool:
