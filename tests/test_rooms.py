@@ -383,6 +383,42 @@ async def test_the_store_knows_when_the_last_unsettled_session_is_over(pool: Set
 
 
 @scene()
+async def test_a_store_that_forgot_who_holds_a_room_is_told_who_settles_in_it(
+    pool: Setting,
+) -> None:
+    await pool.a.join_settled("standup")
+    new = await pool.a.join("standup")
+    await pool.store.leave("a")
+    await pool.a.beat()
+    pool.a.driver.tell_moved(None)
+    await asyncio.sleep(0.1)
+    assert await settling(pool, "a")
+    new.becomes_settled()
+    await asyncio.sleep(0.1)
+    assert not await settling(pool, "a")
+
+
+class SlowToConfirm(MemoryStore):
+    """Takes a second to note that somebody settles in a room, and does it at the end of that."""
+
+    async def confirm(
+        self, placement: Placement, process: str, settling_until: float
+    ) -> Placement | None:
+        await asyncio.sleep(1)
+        return await super().confirm(placement, process, settling_until)
+
+
+@scene(SlowToConfirm)
+async def test_who_settles_while_a_store_is_told_again_is_not_waited_for(pool: Setting) -> None:
+    new = await pool.a.join("standup")
+    pool.a.driver.tell_moved(None)
+    await asyncio.sleep(0.5)
+    new.becomes_settled()
+    await asyncio.sleep(1)
+    assert not await settling(pool, "a")
+
+
+@scene()
 async def test_a_join_that_fails_keeps_no_room_settling(pool: Setting) -> None:
     session = await pool.a.join("standup")
     with pool.a.rooms.joining("standup"):

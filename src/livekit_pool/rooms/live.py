@@ -69,9 +69,19 @@ class Room:
         placement: the newest placement this process knows.
         joining: joins under way.
         unsettled: sessions that are not settled yet.
+        settling_until: the store's time until which others wait for those, as it was told.
     """
 
-    __slots__ = ("held", "joining", "mover", "name", "placement", "sessions", "unsettled")
+    __slots__ = (
+        "held",
+        "joining",
+        "mover",
+        "name",
+        "placement",
+        "sessions",
+        "settling_until",
+        "unsettled",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -79,8 +89,13 @@ class Room:
         self.sessions: set[Session] = set()
         self.joining = 0
         self.unsettled = 0
+        self.settling_until = 0.0
         self.held = False  # whether the store has this process as a holder of the room
         self.mover: asyncio.Task[None] | None = None
+
+    def settles(self, now: float) -> bool:
+        """Whether the store was told that others wait for joins and sessions that are here."""
+        return self.held and bool(self.unsettled or self.joining) and self.settling_until > now
 
 
 class Rooms:
@@ -354,7 +369,7 @@ class Rooms:
             room.placement = None  # it lapsed: the room is to be placed anew
         else:
             self._learn(now_there)
-            room.held = True
+            room.held, room.settling_until = True, max(room.settling_until, until)
         return now_there == placement and not (
             self._outdated(placement) and not self._driver.joinable(placement.server)
         )
@@ -369,7 +384,7 @@ class Rooms:
             return False
         if known is not placement:
             self._learn(placement)
-        room.held = True
+        room.held, room.settling_until = True, max(room.settling_until, until)
         return True
 
     def _until(self, settling: float) -> float:
@@ -472,7 +487,7 @@ class Rooms:
             if self._watched:
                 self._gap_at = time.monotonic()
             self._watched = True
-            self._driver.spawn(self._agree())
+            self._driver.spawn(self._tell_anew())
             return
         self._moved_at[placement.room] = time.monotonic()
         self._learn(placement)
@@ -480,7 +495,7 @@ class Rooms:
     def _store_changed(self, ok: bool) -> None:
         if ok:
             self._gap_at = time.monotonic()
-            self._driver.spawn(self._agree())
+            self._driver.spawn(self._tell_anew())
             return
         for room in self:
             if room.placement is not None:
@@ -499,6 +514,15 @@ class Rooms:
                 return
             for placement in elsewhere:
                 self._learn(placement, whatever=True)
+
+    async def _tell_anew(self) -> None:
+        """Agree with a store that may have forgotten who holds a room, and who settles in it."""
+        await self._agree()
+        for room in self:
+            if room.placement is not None and room.settles(self._driver.now()):
+                until = room.settling_until
+                await self._placing.confirm(room.placement, self._driver.process, until)
+                self._note_settled(room)  # they may be so since
 
     def _held(self) -> list[Placement]:
         """The placements of the rooms with sessions, as this process knows them."""
