@@ -148,25 +148,29 @@ _CONCURRENT: Final = (
 )
 # Beside it, where no 429 says that it is a limit.
 _LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reached", "many")
-# What is exceeded, or reached, may be a deadline, or the number of tries.
+# What is exceeded, or reached, may be a deadline, or the number of tries; what there are too many
+# of may be writers.
 _TROUBLE: Final = (
-    "deadline exceeded",
-    "retries exceeded",
-    "maximum retries",
+    "deadline",
+    "retries",
+    "retry limit",
     "max attempts",
-    "concurrent update",
-    "concurrent user update",
-    "concurrent transaction",
-    "concurrent write",
+    *(
+        f"concurrent {of}{what}"
+        for of in ("", "room ", "session ", "participant ", "user ", "connection ")
+        for what in ("update", "transaction", "write")
+    ),
 )
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
 _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
-# Beside a limit of minutes: "100 requests in 15 minutes". Who is out of minutes takes no requests.
+# Beside a limit of minutes: "100 requests in 15 minutes".
 _COUNTED: Final = ("requests in", "attempts in", "calls in", "joins in", "requests every")
+# And beside that: who is out of minutes takes no requests in this project, or in this month.
+_WITHIN: Final = (" in this ", " in the project", "month")
 # No minutes that are used up.
-_LASTS: Final = ("token lifetime", "token valid", "session duration")
+_LASTS: Final = ("lifetime", "duration", "token valid", "token is valid")
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
@@ -294,7 +298,7 @@ TABLE: Final[tuple[Row, ...]] = (
         statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED,
-        unless=(" in this ", " in the "), source=_CLOUD),
+        unless=_WITHIN, source=_CLOUD),
     Row(name="minutes limit, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
@@ -335,7 +339,7 @@ TABLE: Final[tuple[Row, ...]] = (
         phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED,
-        unless=(" in this ", " in the "), source=_CLOUD),
+        unless=_WITHIN, source=_CLOUD),
     Row(name="minutes limit in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
         phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
