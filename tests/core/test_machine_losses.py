@@ -6,21 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from livekit_pool.core.actions import Announce, NoteEvent, Probe, Refused, Restore
+from livekit_pool.core.actions import Announce, Note, NoteEvent, Probe, Refused, Restore
 from livekit_pool.core.document import Cause
 from livekit_pool.core.events import (
+    Change,
     ClockSet,
     Event,
     FaultSeen,
     FaultSource,
     Loaded,
+    MarkAsked,
     Probed,
     RotateAsked,
     RowsSeen,
     SwapFailed,
     Tick,
 )
-from livekit_pool.core.health import Settings
+from livekit_pool.core.health import Health, Settings
 from livekit_pool.core.machine import PoolMachine
 from tests.core.samples import (
     BACK,
@@ -29,6 +31,7 @@ from tests.core.samples import (
     NAMES,
     PASSED,
     REFUSED,
+    SILENT,
     START,
     UNAUTHORIZED,
     Pool,
@@ -155,6 +158,81 @@ def test_meanwhile_an_operator_may_leave_a_dead_server_of_a_paused_pool() -> Non
     )
     swap = swap_of(pool.feed(RotateAsked(request="r", reason="", actor="ann", to="blue")))
     assert swap.document.active_server == "blue"
+
+
+def test_meanwhile_nobodys_mark_is_written_or_answered() -> None:
+    """Who has read the document whole may know of others."""
+    pool = Pool(lists=(NAMES,))
+    pool.feed(
+        Loaded(document=replace(moved(pool.document, "green"), paused=MARK, repaired=True)),
+        Probed(server="green", outcome=REFUSED),
+    )
+    for change, server in ((Change.DRAIN, "red"), (Change.UNDRAIN, "blue")):
+        asked = MarkAsked(request=server, reason="", actor="ann", change=change, server=server)
+        assert [each for each in pool.feed(asked) if not isinstance(each, Note)] == []
+    pool.now += 5.0
+    refused = [each for each in pool.feed(Tick()) if isinstance(each, Refused)]
+    assert [each.code for each in refused] == ["store_unavailable"] * 2
+
+
+def test_meanwhile_a_server_that_is_up_elsewhere_is_not_dead() -> None:
+    pool = Pool(lists=(NAMES,))
+    pool.feed(
+        RowsSeen(lists=(NAMES, NAMES), elsewhere=({"red": True},)),
+        Loaded(document=replace(drained(pool.document, "blue"), repaired=True)),
+    )
+    for _ in range(4):
+        pool.probed("red", SILENT)
+        pool.probed("green", PASSED)
+    assert pool.machine.health("red") is Health.DOWN
+    asked = RotateAsked(request="r", reason="", actor="ann", to="green")
+    assert swaps_of(pool.feed(asked)) == []
+    seen_elsewhere = RowsSeen(lists=(NAMES, NAMES), elsewhere=({"red": False},))
+    assert swap_of(pool.feed(seen_elsewhere)).document.active_server == "green"
+
+
+def test_meanwhile_a_foreign_rotation_comes_before_any_other() -> None:
+    pool = Pool(lists=(NAMES,))
+    foreign = replace(drained(pool.document, "red"), active_server_index=2, index_written=0)
+    asked = RotateAsked(request="r", reason="", actor="ann", to="green")
+    pool.feed(Loaded(document=replace(foreign, repaired=True)), asked)
+    rotation = swap_of(pool.probed("red", REFUSED)).rotation
+    assert rotation is not None
+    assert (rotation.to, rotation.cause) == ("blue", Cause.FOREIGN)
+
+
+@pytest.mark.parametrize("index", [0, 7])
+def test_meanwhile_a_foreign_write_that_leads_nowhere_keeps_nobody(index: int) -> None:
+    pool = Pool(lists=(NAMES,))
+    foreign = replace(drained(pool.document, "blue"), active_server_index=index, index_written=1)
+    pool.feed(Loaded(document=replace(foreign, repaired=True)))
+    assert swap_of(pool.probed("red", REFUSED)).document.active_server == "green"
+
+
+def test_meanwhile_a_foreign_write_is_not_written_back() -> None:
+    pool = Pool(lists=(NAMES,))
+    foreign = replace(drained(pool.document, "blue"), active_server_index=1, index_written=0)
+    pool.feed(Loaded(document=replace(foreign, paused=MARK, repaired=True)))
+    assert swaps_of(pool.probed("red", REFUSED)) == []
+
+
+def test_meanwhile_a_foreign_rotation_waits_as_well_if_nobody_is_known_to_be_dead() -> None:
+    pool = stepped()
+    foreign = replace(drained(pool.document, "blue"), active_server_index=1, index_written=0)
+    pool.probed("red", PASSED)
+    damaged = Loaded(document=replace(foreign, servers={}, repaired=True))
+    assert swaps_of(pool.feed(damaged, RowsSeen(lists=(NAMES, NAMES)), BACK)) == []
+
+
+def test_each_damaged_document_is_waited_for() -> None:
+    pool = Pool(lists=(NAMES,))
+    damaged = replace(moved(pool.document, "green"), repaired=True)
+    pool.feed(Loaded(document=damaged))
+    pool.now += 12.0
+    mend = restore_of(pool.feed(Tick()))
+    pool.lost(mend, replace(damaged, revision=5))
+    asked = RotateAsked(request="r", reason="", actor="ann", to="blue")
+    assert pool.feed(asked) == []
 
 
 def test_meanwhile_a_step_is_not_made_a_rotation_before_the_server_is_asked_again() -> None:

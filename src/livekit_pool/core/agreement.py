@@ -135,7 +135,7 @@ class Losses:
             if now < self._mend_at:
                 return None
             self._mend_at = now + _MENDING_PAUSE
-        self._loss = None
+        self._loss = self._waits_from = None
         document, note = restored(
             loss.content,
             above=max(held.revision, 0 if loss.found is None else loss.found.revision),

@@ -68,12 +68,23 @@ class Decision:
     signed: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
+    @property
+    def leaves(self) -> bool:
+        """Whether it is a rotation to another server."""
+        return self.rotation is not None and self.rotation.from_ != self.rotation.to
+
 
 _NOTHING: Final = Decision()
 
 
-def decide(situation: Situation) -> Decision:
-    """Go through the table above, down to the first change of the document."""
+def decide(situation: Situation, *, only_leave: bool = False) -> Decision:
+    """
+    Go through the table above, down to the first change of the document.
+
+    Args:
+        only_leave: go on to the first that is a rotation to another server, and change nothing
+            else.
+    """
     probe: list[str] = []
     signed: list[str] = []
     notes = _conditions(situation)
@@ -81,6 +92,8 @@ def decide(situation: Situation) -> Decision:
         decision = step(situation)
         probe += decision.probe
         signed += decision.signed
+        if only_leave and decision.document is not None and not decision.leaves:
+            continue
         notes += decision.notes
         if decision.document is not None:
             break

@@ -489,11 +489,18 @@ class PoolMachine:
 
     def _leave_meanwhile(self, situation: Situation) -> None:
         """Only leave the active server, also as somebody asks for it if it is dead."""
-        if situation.evidence() is not None and self._serve_requests(situation):
-            return
-        decision = self._stepping.reconcile(situation) or decide(situation)
-        if decision.rotation is None:
-            decision = replace(decision, document=None)
+        if situation.is_urgent and situation.document.foreign_index is not None:
+            # First, as ever.
+            answer = decide(situation, only_leave=True)
+            if answer.leaves:
+                self._carry_out(answer, situation.now)
+                return
+        evidence = situation.evidence()
+        if evidence is not None and not situation.unwitnessed(evidence):
+            rotations = [each for each in self._asked if isinstance(each.event, RotateAsked)]
+            if self._serve_requests(situation, rotations):
+                return
+        decision = self._stepping.reconcile(situation) or decide(situation, only_leave=True)
         self._carry_out(decision, situation.now)
 
     def _waits_for_others(self, now: float) -> bool:
@@ -549,9 +556,9 @@ class PoolMachine:
 
     # --- requests --------------------------------------------------------------------------
 
-    def _serve_requests(self, situation: Situation) -> bool:
-        """Answer what can be answered, up to the first swap; whether there is one."""
-        for asked in list(self._asked):
+    def _serve_requests(self, situation: Situation, requests: Sequence[Asked]) -> bool:
+        """Answer what can be answered of ``requests``, up to the first swap; whether it came."""
+        for asked in requests:
             answer = verdict(asked, situation)
             if isinstance(answer, Wait):
                 if situation.now < asked.until:
@@ -641,7 +648,7 @@ class PoolMachine:
             if answer.document is not None:
                 self._carry_out(answer, now)
                 return
-        if self._serve_requests(situation):
+        if self._serve_requests(situation, list(self._asked)):
             return
         self._carry_out(self._stepping.reconcile(situation) or decide(situation), now)
 
