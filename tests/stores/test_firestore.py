@@ -274,6 +274,21 @@ class TestForeignWrites:
         assert (await document_of(store)).foreign_index == 2
         assert (await store.swap(1, proposal, "c")).outcome is SwapOutcome.WON
 
+    async def test_that_follow_another_one_which_is_still_being_answered(
+        self, store: FirestoreStore, console: Console
+    ) -> None:
+        await store.create(first(), "a")
+        await console.edit(activeServerIndex=1)
+        answer = replace(
+            following(await document_of(store)), active_server="green", index_written=None
+        )
+        rotation = replace(rotation_to(answer), cause=Cause.FOREIGN)
+        await console.edit(activeServerIndex=2)
+        await store.load()
+
+        assert (await store.swap(1, answer, "b", rotation)).outcome is SwapOutcome.LOST
+        assert (await document_of(store)).foreign_index == 2
+
     @pytest.mark.parametrize("answer", ["adopted", "written back", "a rotation of it"])
     async def test_that_are_answered(
         self, store: FirestoreStore, console: Console, answer: str

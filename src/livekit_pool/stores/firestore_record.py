@@ -236,8 +236,9 @@ def _overlooks(base: _Snapshot, document: Document, rotation: Rotation | None) -
         made_from = document.active_server if rotation is None else rotation.from_
         return base.document.active_server != made_from
     foreign = base.document.foreign_index
+    # It is followed, or written back. Who follows another one has not read this one.
     answered = document.active_server_index == foreign or (
-        rotation is not None and rotation.cause is Cause.FOREIGN
+        rotation is not None and rotation.cause is Cause.FOREIGN and rotation.from_ == rotation.to
     )
     return foreign is not None and not answered
 
