@@ -155,6 +155,21 @@ class TestNeighbours:
         self.read(OWN)
         assert self.known.now(otherwise=0.0) == NOW + self.now
 
+    def test_an_answer_that_comes_after_that_to_a_later_heartbeat_is_old(self) -> None:
+        self.now += 1.0
+        first, second = self.known.begin(), self.known.begin()
+        self.known.told(second, known=True)
+        rows = [self.as_beaten(OWN)]
+        self.now += LATE * HEARTBEAT
+        assert not self.known.told(first, known=True)
+        assert self.known.read(rows) == rows
+        assert self.known.now(otherwise=0.0) == NOW + self.now
+        third = self.known.begin()
+        self.now += 300.0
+        self.read(OWN)
+        assert self.known.now(otherwise=0.0) == NOW + self.now, "the third one's"
+        self.known.told(third, known=True)
+
     def test_a_slow_answer_to_a_seldom_heartbeat_is_no_clock_that_was_set(self) -> None:
         class Seldom(MemoryStore):
             heartbeat = 300.0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from livekit_pool.exceptions import NoServer, StoreUnavailable
+from livekit_pool.rooms import Room
 from livekit_pool.stores.base import Placement, Settling, Stale
 from livekit_pool.stores.memory import MemoryStore
 from tests.rooms_setting import FakeSession, Setting, scene
@@ -416,6 +417,35 @@ async def test_who_settles_while_a_store_is_told_again_is_not_waited_for(pool: S
     new.becomes_settled()
     await asyncio.sleep(1)
     assert not await settling(pool, "a")
+
+
+@scene(SlowToConfirm)
+async def test_who_leaves_while_a_store_is_told_again_holds_nothing(pool: Setting) -> None:
+    new = await pool.a.join("standup")
+    pool.a.driver.tell_moved(None)
+    await asyncio.sleep(0.5)
+    new.leave()
+    await asyncio.sleep(1)
+    assert await pool.store.rooms() == {}
+
+
+@pytest.mark.parametrize(
+    ("held", "unsettled", "joining", "until", "expected"),
+    [
+        (True, 1, 0, 11.0, True),
+        (True, 0, 1, 11.0, True),
+        (True, 0, 0, 11.0, False),
+        (False, 1, 1, 11.0, False),
+        (True, 1, 1, 10.0, False),
+    ],
+)
+def test_a_room_settles_while_others_wait_for_somebody_in_it(
+    held: bool, unsettled: int, joining: int, until: float, expected: bool
+) -> None:
+    room = Room("standup")
+    room.held, room.unsettled, room.joining = held, unsettled, joining
+    room.settling_until = until
+    assert room.settles(10.0) is expected
 
 
 @scene()

@@ -453,6 +453,21 @@ async def test_rooms_stay_where_a_step_took_them_when_it_was_confirmed(pool: Set
 
 
 @scene(Store)
+async def test_who_came_in_during_a_step_is_waited_for_when_it_was_confirmed(
+    pool: Setting,
+) -> None:
+    goes_away(pool)
+    die(pool, "red")
+    steps(pool, "green")
+    await pool.a.join("new")
+    await comes_back(pool)
+    await pool.rotate("green")
+    await asyncio.sleep(1)
+    answer = await pool.store.move("new", "blue", 1_000_000, "somebody else")
+    assert isinstance(answer, Settling)
+
+
+@scene(Store)
 async def test_a_store_that_fails_again_keeps_no_room_where_an_undone_step_took_it(
     pool: Setting,
 ) -> None:

@@ -347,7 +347,7 @@ def test_who_was_only_heard_of_has_not_been_answering_all_the_time() -> None:
 def test_what_was_seen_before_a_server_was_heard_to_be_up_is_over() -> None:
     watch = Watch()
     watch.sees("green", PASSED)
-    watch.sees("red", REFUSED, SILENT, SILENT)
+    watch.sees("red", REFUSED)
     watch.now += 2 * OWN_LASTS
     watch.book.heard({"red": True}, watch.now)
     watch.sees("green", PASSED)

@@ -64,13 +64,14 @@ class Neighbours:
         forgotten = self._told_at is not None and not known
         if self._is_late or forgotten:
             self._keep()
-        gone = self._gone
-        self._kept = {
-            process: (row, left - gone)
-            for process, (row, left) in self._kept.items()
-            if left > gone
-        }
-        self._told_at, self._ended = self._monotonic(), max(self._ended, heartbeat)
+        if heartbeat > self._ended:
+            gone = self._gone
+            self._kept = {
+                process: (row, left - gone)
+                for process, (row, left) in self._kept.items()
+                if left > gone
+            }
+            self._told_at, self._ended = self._monotonic(), heartbeat
         return forgotten
 
     def read(self, found: Sequence[ProcessRow]) -> Sequence[ProcessRow]:

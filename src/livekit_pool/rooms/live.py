@@ -469,7 +469,7 @@ class Rooms:
     def _announced(self, announce: Announce) -> None:
         document = announce.document
         if self._stepping and announce.step is None:
-            self._driver.spawn(self._agree())
+            self._driver.spawn(self._tell_anew())
         self._stepping = announce.step is not None
         if document.active_since not in self._learned:
             self._learned[document.active_since] = time.monotonic()
@@ -522,7 +522,10 @@ class Rooms:
             if room.placement is not None and room.settles(self._driver.now()):
                 until = room.settling_until
                 await self._placing.confirm(room.placement, self._driver.process, until)
-                self._note_settled(room)  # they may be so since
+                # Meanwhile they may be settled, or gone.
+                self._note_settled(room)
+                if self._rooms.get(room.name) is not room:
+                    self._writes.put_nowait(("release", room))
 
     def _held(self) -> list[Placement]:
         """The placements of the rooms with sessions, as this process knows them."""
