@@ -114,7 +114,19 @@ ANSWERS = [
     (JOIN, 503, "", "could not lock room: too many concurrent updates", Cause.DOWN),
     (JOIN, 403, "", "your project has exceeded its 5000 minutes limit", Cause.QUOTA),
     (JOIN, 503, "", "the minutes limit of your plan is exceeded", Cause.QUOTA),
-    (JOIN, 403, "", "invalid token: minutes limit exceeded", Cause.QUOTA),
+    (JOIN, 403, "", "invalid token: minutes limit exceeded", Cause.CREDENTIALS),
+    (JOIN, 401, "", "token lifetime limit reached", Cause.CREDENTIALS),
+    (JOIN, 401, "", "session duration limit reached", Cause.CREDENTIALS),
+    (JOIN, 401, "", "jwt exp too far in the future, 15 minutes limit", Cause.CREDENTIALS),
+    (JOIN, 503, "", "clock skew beyond the 5 minutes limit", Cause.DOWN),
+    (JOIN, 403, "", "your lifetime free minutes limit has been exceeded", Cause.QUOTA),
+    (JOIN, 403, "", "total duration exceeds your plan's minutes limit", Cause.QUOTA),
+    (JOIN, 503, "", "minutes limit exceeded: no more requests in the free plan", Cause.QUOTA),
+    (JOIN, 403, "", "100 requests in 15 minutes limit; monthly plan", Cause.RATE_LIMIT),
+    (JOIN, 403, "", "concurrent session limit reached, retries will fail", Cause.CONNECTION_LIMIT),
+    (JOIN, 503, "", "concurrent room lock: retry limit reached", Cause.DOWN),
+    (JOIN, 503, "", "deadline: concurrent sessions limit reached", Cause.DOWN),
+    (JOIN, 403, "", "concurrent session write limit reached", Cause.CREDENTIALS),
     (JOIN, 503, "", "too many concurrent connection attempts", Cause.CONNECTION_LIMIT),
     (JOIN, 403, "", "minutes limit hit: requests in this project are refused", Cause.QUOTA),
     (
@@ -290,7 +302,7 @@ def test_every_line_can_be_reached_and_blames_the_server_exactly_with_a_cause() 
             for code in row.codes or {""}
             for phrase in row.phrases or ("",)
             for word in row.words or ("",)
-            for text in (f"{phrase} {word}".strip(),)
+            for text in (f"{phrase} {word.replace('#', '100')}".strip(),)
         }
         assert row.name in reached
 

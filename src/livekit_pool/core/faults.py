@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from .document import Cause
@@ -74,6 +75,8 @@ class Row:
             a phrase where there are both.
         unless: of which the text must hold none, in lower case.
         source: where the line comes from.
+
+    In ``words`` and ``unless``, ``#`` stands for a number and ``*`` for a word.
     """
 
     name: str
@@ -95,12 +98,18 @@ class Row:
             and (not self.codes or code in self.codes)
             and (not self.phrases or any(phrase in text for phrase in self.phrases))
             and (not self.words or _says(text, self.words))
-            and not any(phrase in text for phrase in self.unless)
+            and not (self.unless and _pattern(self.unless).search(text))
         )
 
 
 def _says(text: str, words: tuple[str, ...]) -> bool:
-    return re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", text) is not None
+    return _pattern(words, whole=True).search(text) is not None
+
+
+@lru_cache
+def _pattern(texts: tuple[str, ...], *, whole: bool = False) -> re.Pattern[str]:
+    any_of = "|".join(map(re.escape, texts)).replace(r"\#", "[0-9]+").replace(r"\*", r"\w+")
+    return re.compile(rf"\b(?:{any_of})\b" if whole else any_of)
 
 
 _JOIN: Final = frozenset({Surface.JOIN})
@@ -152,25 +161,39 @@ _LIMIT: Final = ("limit", "limits", "maximum", "max", "quota", "exceeded", "reac
 # of may be writers.
 _TROUBLE: Final = (
     "deadline",
-    "retries",
     "retry limit",
+    "retries exceeded",
+    "retries reached",
+    "max retries",
+    "maximum retries",
     "max attempts",
-    *(
-        f"concurrent {of}{what}"
-        for of in ("", "room ", "session ", "participant ", "user ", "connection ")
-        for what in ("update", "transaction", "write")
-    ),
+    "concurrent update",
+    "concurrent * update",
+    "concurrent transaction",
+    "concurrent * transaction",
+    "concurrent write",
+    "concurrent * write",
 )
 _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many participants")
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
 _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
-# Beside a limit of minutes: "100 requests in 15 minutes".
-_COUNTED: Final = ("requests in", "attempts in", "calls in", "joins in", "requests every")
-# And beside that: who is out of minutes takes no requests in this project, or in this month.
-_WITHIN: Final = (" in this ", " in the project", "month")
-# No minutes that are used up.
-_LASTS: Final = ("lifetime", "duration", "token valid", "token is valid")
+# Beside a limit of minutes: a number of something that is no minute.
+_COUNTED: Final = tuple(
+    f"# {what} {within}"
+    for what in ("requests", "attempts", "calls", "joins")
+    for within in ("in", "every")
+)
+# A limit of how long something lasts, which is no spent quota. What speaks of a token is about one
+# caller's: other servers refuse it alike.
+_LASTS: Final = (
+    "token",
+    "jwt",
+    "session lifetime",
+    "session duration",
+    "session length",
+    "clock skew",
+)
 _NODE: Final = (
     "exceeded its configured limit",
     "reached configured limit",
@@ -295,10 +318,10 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
-        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
+        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, unless=(*_TROUBLE, *_LASTS),
+        source=_ORIGINAL),
     Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
-        statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED,
-        unless=_WITHIN, source=_CLOUD),
+        statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
     Row(name="minutes limit, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
@@ -336,10 +359,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
+        phrases=_QUOTA_FOR_SURE, unless=(*_TROUBLE, *_LASTS), source=_ORIGINAL),
     Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
-        surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED,
-        unless=_WITHIN, source=_CLOUD),
+        surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
     Row(name="minutes limit in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
         phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
