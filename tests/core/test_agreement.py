@@ -240,6 +240,16 @@ def test_those_who_know_what_stood_there_mend_a_newer_document_first() -> None:
     assert remedy(losses, at(HELD, 6), now=START + 9.0) is None, "they did"
 
 
+def test_of_a_damaged_document_that_is_edited_others_know_better_as_well() -> None:
+    losses = Losses()
+    newer = at(DAMAGED, 5)
+    losses.found(newer, HELD)
+    edited = replace(newer, active_server="green", repaired=False)
+    assert losses.found(edited, newer) is Finding.OVERWRITTEN
+    assert remedy(losses, newer) is None
+    assert remedy(losses, newer, now=START + 12.0) == (edited, at(HELD, 6))
+
+
 def test_who_is_alone_waits_for_nobody() -> None:
     losses = Losses()
     losses.found(at(DAMAGED, 5), HELD)

@@ -224,6 +224,19 @@ def test_meanwhile_a_foreign_rotation_waits_as_well_if_nobody_is_known_to_be_dea
     assert swaps_of(pool.feed(damaged, RowsSeen(lists=(NAMES, NAMES)), BACK)) == []
 
 
+def test_the_patience_with_a_foreign_rotation_is_counted_from_that_one() -> None:
+    pool = Pool(outcomes={"red": PASSED}, lists=(NAMES,))
+    foreign = replace(pool.document, active_server_index=2, index_written=0)
+    pool.feed(Loaded(document=foreign))
+    damaged = replace(pool.document, revision=5, index_written=None, repaired=True)
+    pool.feed(Loaded(document=replace(damaged, active_server_index=0)))
+    pool.now += 11.0
+    pool.feed(Loaded(document=replace(foreign, revision=5, repaired=True)))
+    pool.now += 2.0
+    mend = restore_of(pool.feed(Tick()))
+    assert Probe(server="blue") in pool.won(mend)
+
+
 def test_each_damaged_document_is_waited_for() -> None:
     pool = Pool(lists=(NAMES,))
     damaged = replace(moved(pool.document, "green"), repaired=True)

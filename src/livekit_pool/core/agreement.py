@@ -88,14 +88,16 @@ class Losses:
     def __init__(self) -> None:
         self._loss: _Loss | None = None
         self._waits_from: float | None = None  # when what others may know better was seen first
+        self._waited_for: tuple[str, int] | None = None  # the document whose time is over
         self._mend_at = -math.inf
 
     def found(self, found: Document | None, held: Document | None) -> Finding:
         """Take in what the store holds now; returns what it is to who holds ``held``, if any."""
         finding = Finding.NEWER if held is None else compare(found, held)
         self._loss = _loss(finding, found, held)
-        if self._loss is None or self._loss.waits == 0:
-            self._waits_from = None
+        waits = self._loss is not None and self._loss.waits > 0 and found is not None
+        if not waits or (found and self._waited_for not in (None, found.identity)):
+            self._waits_from = self._waited_for = None
         return finding
 
     def set_clock(self, by: float) -> None:
@@ -135,7 +137,9 @@ class Losses:
             if now < self._mend_at:
                 return None
             self._mend_at = now + _MENDING_PAUSE
-        self._loss = self._waits_from = None
+        self._loss = None
+        if loss.waits > 0 and loss.found is not None:
+            self._waited_for = loss.found.identity
         document, note = restored(
             loss.content,
             above=max(held.revision, 0 if loss.found is None else loss.found.revision),
@@ -154,7 +158,8 @@ def _loss(finding: Finding, found: Document | None, held: Document | None) -> _L
             return _Loss(found, held, "the store had lost the document")
         case Finding.OLDER | Finding.OVERWRITTEN if held is not None and found is not None:
             patiently = found.repaired or finding is Finding.OVERWRITTEN
-            return _Loss(found, held, edited, patiently=patiently)
+            waits = _OTHERS_FIRST if held.repaired and finding is Finding.OVERWRITTEN else 0.0
+            return _Loss(found, held, edited, patiently=patiently, waits=waits)
         case Finding.LOWER if found is not None:
             reason = "the store held an older lineage's document at a lower revision"
             return _Loss(found, found, reason)

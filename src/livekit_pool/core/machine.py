@@ -634,12 +634,12 @@ class PoolMachine:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
             return
-        if self._swap is not None or now < self._decides_at or self._mends(self.document, now):
-            return
         if self.document.foreign_index is None:
             self._foreign_from = None
         elif self._foreign_from is None:
             self._foreign_from = now
+        if self._swap is not None or now < self._decides_at or self._mends(self.document, now):
+            return
         situation = self._situation(self.document, now)
         if self.document.foreign_index is not None:
             # What anybody writes now would wipe out what the foreign client wrote: that is answered
