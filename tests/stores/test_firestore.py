@@ -289,7 +289,22 @@ class TestForeignWrites:
         assert (await store.swap(1, answer, "b", rotation)).outcome is SwapOutcome.LOST
         assert (await document_of(store)).foreign_index == 2
 
-    @pytest.mark.parametrize("answer", ["adopted", "written back", "a rotation of it"])
+    async def test_are_written_back_by_who_looked_again(
+        self, store: FirestoreStore, console: Console
+    ) -> None:
+        """What it was made for may have been another one."""
+        await store.create(first(), "a")
+        await console.edit(activeServerIndex=2)
+        back = replace(
+            following(await document_of(store)), active_server_index=0, index_written=None
+        )
+        rotation = replace(rotation_to(back), cause=Cause.FOREIGN)
+
+        assert (await store.swap(1, back, "b", rotation)).outcome is SwapOutcome.LOST
+        assert (await store.swap(1, back, "c", rotation)).outcome is SwapOutcome.WON
+        assert (await console.fields())["activeServerIndex"] == 0
+
+    @pytest.mark.parametrize("answer", ["adopted", "a rotation of it"])
     async def test_that_are_answered(
         self, store: FirestoreStore, console: Console, answer: str
     ) -> None:
@@ -298,10 +313,7 @@ class TestForeignWrites:
         document = await document_of(store)
         proposal = replace(following(document), index_written=None)
         rotation = None
-        if answer == "written back":
-            proposal = replace(proposal, active_server_index=0)
-            rotation = replace(rotation_to(proposal), cause=Cause.FOREIGN)
-        elif answer == "a rotation of it":
+        if answer == "a rotation of it":
             proposal = replace(proposal, active_server="blue")
             rotation = replace(rotation_to(proposal), cause=Cause.FOREIGN)
 

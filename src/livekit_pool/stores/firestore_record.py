@@ -17,7 +17,7 @@ from typing import Any
 
 from google.cloud.firestore_v1 import types
 
-from ..core.document import Cause, Document, Rotation
+from ..core.document import Document, Rotation
 from ..exceptions import StoreOutcomeUnknown, StoreUnavailable
 from . import firestore_values as values
 from .base import SwapOutcome, Swapped
@@ -98,7 +98,7 @@ class Record:
                 return self._answer(base, operation)
         if _overlooks(base, document, rotation):
             # It may have been made just before the foreign write was read: who made it shall
-            # look again. Once: it may also know what it does.
+            # look again. Once: it may also know what it does, and write it back.
             return self._answer(base, operation)
         writes = [self._write_of(document, operation, base)]
         if rotation is not None:
@@ -235,12 +235,7 @@ def _overlooks(base: _Snapshot, document: Document, rotation: Rotation | None) -
     if base.document.revision == 0:
         made_from = document.active_server if rotation is None else rotation.from_
         return base.document.active_server != made_from
-    foreign = base.document.foreign_index
-    # It is followed, or written back. Who follows another one has not read this one.
-    answered = document.active_server_index == foreign or (
-        rotation is not None and rotation.cause is Cause.FOREIGN and rotation.from_ == rotation.to
-    )
-    return foreign is not None and not answered
+    return base.document.foreign_index not in (None, document.active_server_index)
 
 
 def _has_news(there: Document, found: Document) -> bool:
