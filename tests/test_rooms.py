@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -425,6 +425,24 @@ async def test_who_leaves_while_a_store_is_told_again_holds_nothing(pool: Settin
     pool.a.driver.tell_moved(None)
     await asyncio.sleep(0.5)
     new.leave()
+    await asyncio.sleep(1)
+    assert await pool.store.rooms() == {}
+
+
+class SlowToRenew(MemoryStore):
+    """Takes a second to note that a process holds a room, and does it at the end of that."""
+
+    async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
+        await asyncio.sleep(1)
+        return await super().renew(placements, process)
+
+
+@scene(SlowToRenew)
+async def test_who_leaves_while_its_room_is_renewed_holds_nothing(pool: Setting) -> None:
+    session = await pool.a.join_settled("standup")
+    pool.a.driver.tell_moved(None)
+    await asyncio.sleep(0.5)
+    session.leave()
     await asyncio.sleep(1)
     assert await pool.store.rooms() == {}
 

@@ -505,6 +505,7 @@ class Rooms:
         """Tell the store where this process's rooms are, and hear of those that are elsewhere."""
         # One after the other: what one of them hears must be known to the next.
         async with self._agreeing:
+            rooms = [room for room in self if room.sessions]
             try:
                 elsewhere = await self._placing.agree(
                     self._held(), self._driver.process, joined=self._rooms.keys()
@@ -514,6 +515,8 @@ class Rooms:
                 return
             for placement in elsewhere:
                 self._learn(placement, whatever=True)
+            for room in rooms:
+                self._release_if_gone(room)
 
     async def _tell_anew(self) -> None:
         """Agree with a store that may have forgotten who holds a room, and who settles in it."""
@@ -524,8 +527,12 @@ class Rooms:
                 await self._placing.confirm(room.placement, self._driver.process, until)
                 # Meanwhile they may be settled, or gone.
                 self._note_settled(room)
-                if self._rooms.get(room.name) is not room:
-                    self._writes.put_nowait(("release", room))
+                self._release_if_gone(room)
+
+    def _release_if_gone(self, room: Room) -> None:
+        """What the store was just told of ``room`` may have come after the release."""
+        if self._rooms.get(room.name) is not room:
+            self._writes.put_nowait(("release", room))
 
     def _held(self) -> list[Placement]:
         """The placements of the rooms with sessions, as this process knows them."""
