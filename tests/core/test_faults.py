@@ -117,6 +117,7 @@ ANSWERS = [
     (JOIN, 403, "", "invalid token: minutes limit exceeded", Cause.CREDENTIALS),
     (JOIN, 401, "", "token lifetime limit reached", Cause.CREDENTIALS),
     (JOIN, 401, "", "session duration limit reached", Cause.CREDENTIALS),
+    (JOIN, 403, "", "participant minutes limit exceeded (session duration 400)", Cause.QUOTA),
     (JOIN, 401, "", "jwt exp too far in the future, 15 minutes limit", Cause.CREDENTIALS),
     (JOIN, 503, "", "clock skew beyond the 5 minutes limit", Cause.DOWN),
     (JOIN, 403, "", "your lifetime free minutes limit has been exceeded", Cause.QUOTA),

@@ -131,10 +131,11 @@ _QUOTA_FOR_SURE: Final = (
     "connection minutes limit",
     "monthly minutes limit",
     "free tier",
-    "limit reached",
 )
+# Where it is not of something else.
+_USED_UP: Final = ("limit reached", "minutes limit")
 _QUOTA_PERHAPS: Final = ("quota", "allowance")
-_QUOTA: Final = (*_QUOTA_FOR_SURE, *_QUOTA_PERHAPS)
+_QUOTA: Final = (*_QUOTA_FOR_SURE, "limit reached", *_QUOTA_PERHAPS)
 _CONNECTIONS: Final = (
     "connection limit",
     "connections limit",
@@ -192,6 +193,7 @@ _LASTS: Final = (
     "session lifetime",
     "session duration",
     "session length",
+    "session time",
     "clock skew",
 )
 _NODE: Final = (
@@ -318,12 +320,12 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="rate limit, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
-        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, unless=(*_TROUBLE, *_LASTS),
-        source=_ORIGINAL),
+        statuses=frozenset({401, 403}), phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, forbidden", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         statuses=frozenset({401, 403}), phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
-    Row(name="minutes limit, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
-        statuses=frozenset({401, 403}), phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
+    Row(name="used up, forbidden", blame=Blame.SERVER, cause=Cause.QUOTA,
+        statuses=frozenset({401, 403}), phrases=_USED_UP, unless=(*_LASTS, *_TROUBLE),
+        source=f"{_ORIGINAL}; {_CLOUD}"),
     Row(name="key refused", blame=Blame.SERVER, cause=Cause.CREDENTIALS, surfaces=_ANSWERED,
         statuses=frozenset({401, 403, 451}),
         source=f"{_SERVER}: key revoked, another region pinned, a claim that an old version does"
@@ -359,11 +361,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(name="rate limit by its name, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE_FOR_SURE, source=_ORIGINAL),
     Row(name="quota in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=_QUOTA_FOR_SURE, unless=(*_TROUBLE, *_LASTS), source=_ORIGINAL),
+        phrases=_QUOTA_FOR_SURE, source=_ORIGINAL),
     Row(name="rate limit in minutes, in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=("minutes limit",), words=_COUNTED, source=_CLOUD),
-    Row(name="minutes limit in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
-        phrases=("minutes limit",), unless=_LASTS, source=_CLOUD),
+    Row(name="used up, in words", blame=Blame.SERVER, cause=Cause.QUOTA, surfaces=_TO_JOIN,
+        phrases=_USED_UP, unless=(*_LASTS, *_TROUBLE), source=f"{_ORIGINAL}; {_CLOUD}"),
     Row(name="rate limit in words", blame=Blame.SERVER, cause=Cause.RATE_LIMIT,
         surfaces=_TO_JOIN, phrases=_RATE, source=_ORIGINAL),
 
