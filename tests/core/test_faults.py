@@ -117,6 +117,13 @@ ANSWERS = [
     (JOIN, 403, "", "invalid token: minutes limit exceeded", Cause.CREDENTIALS),
     (JOIN, 401, "", "token lifetime limit reached", Cause.CREDENTIALS),
     (JOIN, 401, "", "session duration limit reached", Cause.CREDENTIALS),
+    (JOIN, 503, "", "room duration exceeds the 60 minutes limit", Cause.DOWN),
+    (JOIN, 403, "", "100 API requests in 15 minutes limit exceeded", Cause.RATE_LIMIT),
+    (JOIN, 403, "", "too many join attempts per 15 minutes limit", Cause.RATE_LIMIT),
+    (JOIN, 403, "", "minutes limit exceeded; 3 calls in this project were ended", Cause.QUOTA),
+    (JOIN, 500, "", "concurrent session lock: retries have reached the maximum", Cause.DOWN),
+    (CLIENT, None, "", "session timeout: limit reached", Cause.QUOTA),
+    (CLIENT, None, "", "limit reached: wss://pool.test/rtc?access_token=x", Cause.QUOTA),
     (JOIN, 403, "", "participant minutes limit exceeded (session duration 400)", Cause.QUOTA),
     (JOIN, 401, "", "jwt exp too far in the future, 15 minutes limit", Cause.CREDENTIALS),
     (JOIN, 503, "", "clock skew beyond the 5 minutes limit", Cause.DOWN),
@@ -303,7 +310,7 @@ def test_every_line_can_be_reached_and_blames_the_server_exactly_with_a_cause() 
             for code in row.codes or {""}
             for phrase in row.phrases or ("",)
             for word in row.words or ("",)
-            for text in (f"{phrase} {word.replace('#', '100')}".strip(),)
+            for text in (f"{phrase} {word.replace('#', '15')}".strip(),)
         }
         assert row.name in reached
 

@@ -109,7 +109,7 @@ def _says(text: str, words: tuple[str, ...]) -> bool:
 @lru_cache
 def _pattern(texts: tuple[str, ...], *, whole: bool = False) -> re.Pattern[str]:
     any_of = "|".join(map(re.escape, texts)).replace(r"\#", "[0-9]+").replace(r"\*", r"\w+")
-    return re.compile(rf"\b(?:{any_of})\b" if whole else any_of)
+    return re.compile(rf"\b(?:{any_of})" + (r"\b" if whole else ""))
 
 
 _JOIN: Final = frozenset({Surface.JOIN})
@@ -165,6 +165,7 @@ _TROUBLE: Final = (
     "retry limit",
     "retries exceeded",
     "retries reached",
+    "retries have",
     "max retries",
     "maximum retries",
     "max attempts",
@@ -179,22 +180,23 @@ _PARTICIPANTS: Final = ("participant limit", "participants limit", "too many par
 # "Too many requests" is not among the first: it is what HTTP calls every 429.
 _RATE_FOR_SURE: Final = ("rate limit", "per second", "per minute", "per hour")
 _RATE: Final = (*_RATE_FOR_SURE, "too many requests", "limit exceeded")
-# Beside a limit of minutes: a number of something that is no minute.
+# Beside a limit of minutes: so many of something that is no minute, in so many minutes.
 _COUNTED: Final = tuple(
-    f"# {what} {within}"
+    f"{what} {within} #"
     for what in ("requests", "attempts", "calls", "joins")
-    for within in ("in", "every")
+    for within in ("in", "in the last", "in this", "within", "every", "per")
 )
 # A limit of how long something lasts, which is no spent quota. What speaks of a token is about one
 # caller's: other servers refuse it alike.
 _LASTS: Final = (
     "token",
     "jwt",
-    "session lifetime",
-    "session duration",
-    "session length",
-    "session time",
     "clock skew",
+    *(
+        f"{of} {lasts}"
+        for of in ("session", "room", "call", "meeting")
+        for lasts in ("lifetime", "duration", "length", "time ")
+    ),
 )
 _NODE: Final = (
     "exceeded its configured limit",
