@@ -224,15 +224,39 @@ def test_meanwhile_a_foreign_rotation_waits_as_well_if_nobody_is_known_to_be_dea
     assert swaps_of(pool.feed(damaged, RowsSeen(lists=(NAMES, NAMES)), BACK)) == []
 
 
-def test_the_patience_with_a_foreign_rotation_is_counted_from_that_one() -> None:
+@pytest.mark.parametrize("before", [1, 2])
+def test_the_patience_with_a_foreign_rotation_is_counted_from_when_it_is_looked_at(
+    before: int,
+) -> None:
     pool = Pool(outcomes={"red": PASSED}, lists=(NAMES,))
     foreign = replace(pool.document, active_server_index=2, index_written=0)
-    pool.feed(Loaded(document=foreign))
+    pool.feed(Loaded(document=replace(foreign, active_server_index=before)))
     damaged = replace(pool.document, revision=5, index_written=None, repaired=True)
     pool.feed(Loaded(document=replace(damaged, active_server_index=0)))
     pool.now += 11.0
     pool.feed(Loaded(document=replace(foreign, revision=5, repaired=True)))
     pool.now += 2.0
+    mend = restore_of(pool.feed(Tick()))
+    assert Probe(server="blue") in pool.won(mend)
+
+
+def test_a_foreign_rotation_that_follows_another_has_its_own_patience() -> None:
+    pool = Pool(outcomes={"red": PASSED}, lists=(NAMES,))
+    foreign = replace(pool.document, active_server_index=1, index_written=0)
+    pool.feed(Loaded(document=foreign))
+    pool.now += Settings().patience - 0.1
+    pool.feed(Loaded(document=replace(foreign, active_server_index=2)))
+    pool.now += 1.0
+    assert swaps_of(pool.feed(Tick())) == []
+    swap = swap_of(pool.probed("blue", PASSED))
+    assert swap.document.active_server == "blue"
+
+
+def test_a_foreign_rotation_is_looked_at_after_the_wait() -> None:
+    pool = Pool(outcomes={"red": PASSED}, lists=(NAMES,))
+    foreign = replace(pool.document, revision=5, active_server_index=2, index_written=0)
+    pool.feed(Loaded(document=replace(foreign, repaired=True)))
+    pool.now += 12.0
     mend = restore_of(pool.feed(Tick()))
     assert Probe(server="blue") in pool.won(mend)
 

@@ -155,7 +155,7 @@ class PoolMachine:
         self._active_from = -math.inf
         self.usage: Mapping[str, Usage] = {}
         self._spent_from: float | None = None
-        self._foreign_from: float | None = None
+        self._foreign: tuple[int, float] | None = None  # the index that is to be answered, since
         # What is asked for: by people, and of the store.
         self._asked: list[Asked] = []
         self._swap: Swap | Restore | None = None
@@ -326,8 +326,8 @@ class PoolMachine:
         self._asked = [replace(asked, until=asked.until + by) for asked in self._asked]
         if self._swap_for is not None:
             self._swap_for = replace(self._swap_for, until=self._swap_for.until + by)
-        if self._foreign_from is not None:
-            self._foreign_from += by
+        if self._foreign is not None:
+            self._foreign = self._foreign[0], self._foreign[1] + by
         if self._spent_from is not None:
             self._spent_from += by
 
@@ -634,14 +634,15 @@ class PoolMachine:
             # What the store was asked for last may be done or not: its document will tell.
             self._carry_out(self._stepping.leave_down(self._situation(self.document, now)), now)
             return
-        if self.document.foreign_index is None:
-            self._foreign_from = None
-        elif self._foreign_from is None:
-            self._foreign_from = now
+        foreign = self.document.foreign_index
+        if self._foreign is not None and self._foreign[0] != foreign:
+            self._foreign = None
         if self._swap is not None or now < self._decides_at or self._mends(self.document, now):
             return
+        if foreign is not None and self._foreign is None:
+            self._foreign = foreign, now
         situation = self._situation(self.document, now)
-        if self.document.foreign_index is not None:
+        if foreign is not None:
             # What anybody writes now would wipe out what the foreign client wrote: that is answered
             # first, and an operator's word, who asks at the same moment, is the last.
             answer = decide(situation)
@@ -677,7 +678,7 @@ class PoolMachine:
             unwitnessed_from=self._told.get((NoteEvent.UNWITNESSED, document.active_server)),
             participants=0 if self._rows is None else self._rows.participants,
             active_from=self._active_from,
-            foreign_from=self._foreign_from,
+            foreign_from=None if self._foreign is None else self._foreign[1],
             limits=self.limits,
             usage=self.usage,
             spent_from=self._spent_from,
