@@ -447,6 +447,25 @@ async def test_who_leaves_while_its_room_is_renewed_holds_nothing(pool: Setting)
     assert await pool.store.rooms() == {}
 
 
+class SlowToRelease(MemoryStore):
+    """Takes a second to note that a process left a room, and does it at the end of that."""
+
+    async def release(self, room: str, process: str) -> None:
+        await asyncio.sleep(1)
+        await super().release(room, process)
+
+
+@scene(SlowToRelease)
+async def test_who_joins_a_room_while_it_is_released_holds_it(pool: Setting) -> None:
+    session = await pool.a.join_settled("standup")
+    session.leave()
+    await asyncio.sleep(0.5)
+    await pool.a.join("standup")
+    await asyncio.sleep(1)
+    assert await pool.store.rooms() == {"red": 1}
+    assert await settling(pool, "a")
+
+
 @pytest.mark.parametrize(
     ("held", "unsettled", "joining", "until", "expected"),
     [

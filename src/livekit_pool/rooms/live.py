@@ -442,6 +442,14 @@ class Rooms:
                     again.held = True
                 else:
                     await self._placing.release(room.name, self._driver.process)
+                    await self._hold_again(room.name)
+
+    async def _hold_again(self, name: str) -> None:
+        """Who joined room ``name`` while it was released may have been confirmed before that."""
+        room = self._rooms.get(name)
+        if room is not None and room.held and room.placement is not None:
+            until = room.settling_until
+            await self._placing.confirm(room.placement, self._driver.process, until)
 
     async def _renew(self) -> None:
         while True:
