@@ -97,17 +97,17 @@ class Row:
             and (not self.statuses or status in self.statuses)
             and (not self.codes or code in self.codes)
             and (not self.phrases or any(phrase in text for phrase in self.phrases))
-            and (not self.words or _says(text, self.words))
-            and not (self.unless and _pattern(self.unless).search(text))
+            and (not self.words or _says(text, self.words, whole=True))
+            and not (self.unless and _says(text, self.unless, whole=False))
         )
 
 
-def _says(text: str, words: tuple[str, ...]) -> bool:
-    return _pattern(words, whole=True).search(text) is not None
+def _says(text: str, any_of: tuple[str, ...], *, whole: bool) -> bool:
+    return _pattern(any_of, whole).search(text) is not None
 
 
 @lru_cache
-def _pattern(texts: tuple[str, ...], *, whole: bool = False) -> re.Pattern[str]:
+def _pattern(texts: tuple[str, ...], whole: bool) -> re.Pattern[str]:
     any_of = "|".join(map(re.escape, texts)).replace(r"\#", "[0-9]+").replace(r"\*", r"\w+")
     return re.compile(rf"\b(?:{any_of})" + (r"\b" if whole else ""))
 

@@ -481,7 +481,7 @@ class PoolMachine:
         if not self._waits_for_others(now):
             return False
         # What is written now would make what was read stand; who serves nobody is left all the
-        # same, and a step ends without a word.
+        # same, and to end a step writes nothing.
         situation = self._situation(held, now)
         if situation.is_urgent or self.step is not None:
             self._leave_meanwhile(situation)
@@ -489,19 +489,16 @@ class PoolMachine:
 
     def _leave_meanwhile(self, situation: Situation) -> None:
         """Only leave the active server, also as somebody asks for it if it is dead."""
-        if situation.is_urgent and situation.document.foreign_index is not None:
-            # First, as ever.
-            answer = decide(situation, only_leave=True)
-            if answer.leaves:
-                self._carry_out(answer, situation.now)
-                return
+        leave = decide(situation, only_leave=True)
+        if situation.is_urgent and situation.document.foreign_index is not None and leave.leaves:
+            self._carry_out(leave, situation.now)  # first, as ever
+            return
         evidence = situation.evidence()
         if evidence is not None and not situation.unwitnessed(evidence):
             rotations = [each for each in self._asked if isinstance(each.event, RotateAsked)]
             if self._serve_requests(situation, rotations):
                 return
-        decision = self._stepping.reconcile(situation) or decide(situation, only_leave=True)
-        self._carry_out(decision, situation.now)
+        self._carry_out(self._stepping.reconcile(situation) or leave, situation.now)
 
     def _waits_for_others(self, now: float) -> bool:
         return self._losses.wait_for_others(now, alone=self._is_alone)

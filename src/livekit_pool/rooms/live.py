@@ -93,6 +93,11 @@ class Room:
         self.held = False  # whether the store has this process as a holder of the room
         self.mover: asyncio.Task[None] | None = None
 
+    def hold(self, settling_until: float) -> None:
+        """The store has this process as a holder, unsettled until then at the earliest."""
+        self.held = True
+        self.settling_until = max(self.settling_until, settling_until)
+
     def settles(self, now: float) -> bool:
         """Whether the store was told that others wait for joins and sessions that are here."""
         return self.held and bool(self.unsettled or self.joining) and self.settling_until > now
@@ -369,7 +374,7 @@ class Rooms:
             room.placement = None  # it lapsed: the room is to be placed anew
         else:
             self._learn(now_there)
-            room.held, room.settling_until = True, max(room.settling_until, until)
+            room.hold(until)
         return now_there == placement and not (
             self._outdated(placement) and not self._driver.joinable(placement.server)
         )
@@ -384,7 +389,7 @@ class Rooms:
             return False
         if known is not placement:
             self._learn(placement)
-        room.held, room.settling_until = True, max(room.settling_until, until)
+        room.hold(until)
         return True
 
     def _until(self, settling: float) -> float:
@@ -442,12 +447,13 @@ class Rooms:
                     again.held = True
                 else:
                     await self._placing.release(room.name, self._driver.process)
-                    await self._hold_again(room.name)
+                    # Who joined it meanwhile may have been confirmed before that.
+                    if (again := self._rooms.get(room.name)) is not None and again.held:
+                        await self._confirm_again(again)
 
-    async def _hold_again(self, name: str) -> None:
-        """Who joined room ``name`` while it was released may have been confirmed before that."""
-        room = self._rooms.get(name)
-        if room is not None and room.held and room.placement is not None:
+    async def _confirm_again(self, room: Room) -> None:
+        """Tell the store once more what it was told of ``room``, if it still is where it was."""
+        if room.placement is not None:
             until = room.settling_until
             await self._placing.confirm(room.placement, self._driver.process, until)
 
@@ -530,9 +536,8 @@ class Rooms:
         """Agree with a store that may have forgotten who holds a room, and who settles in it."""
         await self._agree()
         for room in self:
-            if room.placement is not None and room.settles(self._driver.now()):
-                until = room.settling_until
-                await self._placing.confirm(room.placement, self._driver.process, until)
+            if room.settles(self._driver.now()):
+                await self._confirm_again(room)
                 # Meanwhile they may be settled, or gone.
                 self._note_settled(room)
                 self._release_if_gone(room)
