@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -399,17 +399,21 @@ async def test_a_store_that_forgot_who_holds_a_room_is_told_who_settles_in_it(
     assert not await settling(pool, "a")
 
 
-class SlowToConfirm(MemoryStore):
-    """Takes a second to note that somebody settles in a room, and does it at the end of that."""
+def slow(method: str) -> type[MemoryStore]:
+    """A store that takes a second over ``method``, and does it at the end of that."""
 
-    async def confirm(
-        self, placement: Placement, process: str, settling_until: float
-    ) -> Placement | None:
+    async def slowly(self: MemoryStore, *arguments: Any) -> Any:
         await asyncio.sleep(1)
-        return await super().confirm(placement, process, settling_until)
+        return await getattr(MemoryStore, method)(self, *arguments)
+
+    class Slow(MemoryStore):
+        pass
+
+    setattr(Slow, method, slowly)
+    return Slow
 
 
-@scene(SlowToConfirm)
+@scene(slow("confirm"))
 async def test_who_settles_while_a_store_is_told_again_is_not_waited_for(pool: Setting) -> None:
     new = await pool.a.join("standup")
     pool.a.driver.tell_moved(None)
@@ -419,7 +423,7 @@ async def test_who_settles_while_a_store_is_told_again_is_not_waited_for(pool: S
     assert not await settling(pool, "a")
 
 
-@scene(SlowToConfirm)
+@scene(slow("confirm"))
 async def test_who_leaves_while_a_store_is_told_again_holds_nothing(pool: Setting) -> None:
     new = await pool.a.join("standup")
     pool.a.driver.tell_moved(None)
@@ -429,15 +433,7 @@ async def test_who_leaves_while_a_store_is_told_again_holds_nothing(pool: Settin
     assert await pool.store.rooms() == {}
 
 
-class SlowToRenew(MemoryStore):
-    """Takes a second to note that a process holds a room, and does it at the end of that."""
-
-    async def renew(self, placements: Iterable[Placement], process: str) -> Sequence[Placement]:
-        await asyncio.sleep(1)
-        return await super().renew(placements, process)
-
-
-@scene(SlowToRenew)
+@scene(slow("renew"))
 async def test_who_leaves_while_its_room_is_renewed_holds_nothing(pool: Setting) -> None:
     session = await pool.a.join_settled("standup")
     pool.a.driver.tell_moved(None)
@@ -447,15 +443,7 @@ async def test_who_leaves_while_its_room_is_renewed_holds_nothing(pool: Setting)
     assert await pool.store.rooms() == {}
 
 
-class SlowToRelease(MemoryStore):
-    """Takes a second to note that a process left a room, and does it at the end of that."""
-
-    async def release(self, room: str, process: str) -> None:
-        await asyncio.sleep(1)
-        await super().release(room, process)
-
-
-@scene(SlowToRelease)
+@scene(slow("release"))
 async def test_who_joins_a_room_while_it_is_released_holds_it(pool: Setting) -> None:
     session = await pool.a.join_settled("standup")
     session.leave()
@@ -485,6 +473,13 @@ def test_a_room_settles_while_others_wait_for_somebody_in_it(
     assert room.settles(10.0) is expected
 
 
+def test_what_the_store_was_told_last_is_not_always_what_others_wait_for() -> None:
+    room = Room("standup")
+    for until in (11.0, 10.0):
+        room.hold(until)
+    assert (room.held, room.settling_until) == (True, 11.0)
+
+
 @scene()
 async def test_a_join_that_fails_keeps_no_room_settling(pool: Setting) -> None:
     session = await pool.a.join("standup")
@@ -495,15 +490,7 @@ async def test_a_join_that_fails_keeps_no_room_settling(pool: Setting) -> None:
     assert not await settling(pool, "a")
 
 
-class SlowStore(MemoryStore):
-    """Takes a second to note that a room is settled, and does it at the end of that."""
-
-    async def settled(self, room: str, process: str) -> None:
-        await asyncio.sleep(1)
-        await super().settled(room, process)
-
-
-@scene(SlowStore)
+@scene(slow("settled"))
 async def test_a_room_is_not_called_settled_after_a_new_join_was_confirmed(
     pool: Setting,
 ) -> None:
@@ -547,7 +534,7 @@ async def test_a_room_is_not_released_while_somebody_joins(pool: Setting) -> Non
     assert await pool.store.rooms() == {}
 
 
-@scene(SlowStore)
+@scene(slow("settled"))
 async def test_a_room_that_is_there_again_is_not_released(pool: Setting) -> None:
     busy, busier = await pool.a.join("busy"), await pool.a.join("busier")
     session = await pool.a.join("standup")

@@ -272,6 +272,17 @@ def test_each_damaged_document_is_waited_for() -> None:
     assert pool.feed(asked) == []
 
 
+def test_so_may_one_whose_foreign_client_wrote_what_leads_nowhere() -> None:
+    pool = Pool(lists=(NAMES,))
+    foreign = replace(moved(pool.document, "green"), active_server_index=2, index_written=1)
+    pool.feed(
+        Loaded(document=replace(foreign, paused=MARK, repaired=True)),
+        Probed(server="green", outcome=REFUSED),
+    )
+    swap = swap_of(pool.feed(RotateAsked(request="r", reason="", actor="ann", to="red")))
+    assert swap.document.active_server == "red"
+
+
 def test_meanwhile_a_step_is_not_made_a_rotation_before_the_server_is_asked_again() -> None:
     pool = stepped()
     damaged = replace(pool.document, revision=2, active_since=1, repaired=True)
