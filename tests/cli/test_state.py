@@ -26,6 +26,7 @@ from livekit_pool.stores.moving import look, read_state
 from livekit_pool.stores.sqlite import SqliteStore
 from livekit_pool.stores.state_json import State, state_from_json, state_to_json
 from tests.cli.conftest import Ran, Run
+from tests.stores.redis_server import RedisServer
 from tests.stores.states import state
 from tests.stores.test_moving import fill
 from tests.stores.values import first_document, process_row
@@ -178,6 +179,26 @@ def test_a_round_trip_equals_the_original(exported: str, configured: Run) -> Non
     assert note.reason.startswith("imported: revision 9 of sqlite:///old.db, exported 20")
     assert replace(there, history=there.history[:-1]) == replace(
         before, document=replace(before.document, revision=10)
+    )
+
+
+@pytest.mark.needs("redis")
+def test_a_pool_goes_into_redis_and_back(exported: str, configured: Run, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path / "redis")
+    try:
+        there = ("--store", redis.url)
+        ran = configured("import", exported, *there, "--yes")
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.endswith(f"Imported into {redis.url}/0, revision 10.\n")
+        assert configured("export", *there, "--output", "again.json").code == 0
+    finally:
+        redis.kill()
+    assert configured("import", "again.json", *NEW, "--yes").code == 0
+
+    back, before = held("sqlite:///new.db"), held("sqlite:///old.db")
+    assert [note.cause for note in back.history[-2:]] == ["restored"] * 2
+    assert replace(back, history=back.history[:-2]) == replace(
+        before, document=replace(before.document, revision=11)
     )
 
 

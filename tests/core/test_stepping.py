@@ -81,6 +81,26 @@ def test_the_silence_of_all_is_no_reason_for_a_step() -> None:
     assert pool.machine.step is None
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(
+            FaultSeen(server="red", revision=1, kind=kind, source=source)
+            for kind in (Cause.QUOTA, Cause.RATE_LIMIT, Cause.CREDENTIALS, Cause.DOWN)
+            for source in (FaultSource.JOIN, FaultSource.SOCKET, FaultSource.VERIFIED)
+        ),
+        Probed(server="red", outcome=ProbeOutcome.LIMITED, signed=True, kind=Cause.QUOTA),
+        Probed(server="red", outcome=ProbeOutcome.UNAUTHORIZED, signed=True),
+    ],
+)
+def test_a_server_that_refuses_and_is_not_dead_is_no_reason_for_a_step(event: Event) -> None:
+    pool = away()
+    for _ in range(5):
+        pool.feed(event, *[Probed(server=name, outcome=PASSED) for name in NAMES])
+    assert (pool.machine.step, pool.machine.active_server) == (None, "red")
+    assert not pool.machine.can_leave("red", pool.now), "who is refused is told so"
+
+
 def test_while_the_store_is_there_nobody_steps() -> None:
     pool = Pool()
     swap_of(pool.probed("red", REFUSED))

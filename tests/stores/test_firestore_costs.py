@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from livekit_pool.core import minutes
-from livekit_pool.metering import Metering
+from livekit_pool.metering import Metering, looking
 from livekit_pool.stores import firestore, firestore_watch
+from livekit_pool.stores.firestore import FirestoreStore
 from livekit_pool.upstream.probe import Prober
 from tests.real.until import until
 
@@ -21,6 +23,8 @@ from .test_firestore_driver import Site, active
 
 pytestmark = pytest.mark.needs("firestore")
 
+DAY = 86_400
+DOCUMENT = Path(__file__).parents[2] / "docs" / "firestore.md"
 BEAT = 1.5
 """Seconds between heartbeats here; 300 in a pool."""
 
@@ -62,6 +66,17 @@ async def test_a_heartbeat_is_one_write_and_a_row_read_for_each_process(
             return beats >= 8 and meter.counted == {"writes": beats, "reads": 2 * beats}
 
         await until(four_each, seconds=30, what=lambda: f"it costs that: {meter.counted}")
+
+
+def test_an_idle_day_is_reckoned_from_what_a_pool_does() -> None:
+    """Of two workers; what a heartbeat, a stream and a look cost, the others here say."""
+    processes = 2
+    beats = round(processes * DAY / FirestoreStore("firestore://project/system/pool").heartbeat)
+    looks = round(processes * DAY / looking.AGAIN)
+    streams = round(processes * 2 * DAY / firestore_watch.SILENCE)
+    reads = processes * beats + looks + streams
+    written, read = f"{beats} ({beats / 200:.0f} % of what is free)", f"{reads:,}"
+    assert f"| together | {written} | {read} ({reads / 500:.0f} %) |" in DOCUMENT.read_text()
 
 
 async def test_between_heartbeats_nothing_is_called(site: Site, meter: Meter) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from redis._parsers.base import BaseParser
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from livekit_pool.core.stored import to_mapping
@@ -464,6 +465,23 @@ class TestWatch:
             server.command("HSET", "{livekit-pool}:moves", "last", "5")
             moved = Moved(Placement(room="standup", server="green", revision=7))
             await until(lambda: moved in notices, seconds=LOOKS + 5, what="a move")
+
+    async def test_each_change_of_the_document_is_published_as_it_is_made(
+        self, server: RedisServer, store: RedisStore
+    ) -> None:
+        """Within the same script: nobody has to look for it."""
+        first = first_document()
+        second, third = following(first), following(following(first))
+        async with Redis.from_url(server.url) as redis, redis.pubsub() as heard:
+            await heard.subscribe("{livekit-pool}:notices")
+            assert await heard.get_message(timeout=5.0), "it is subscribed"
+            for change in (
+                store.create(first, "a"),
+                store.swap(1, second, "b", rotation_to(second)),
+                store.restore(second, third, "c"),
+            ):
+                assert (await change).outcome is SwapOutcome.WON
+                assert await heard.get_message(timeout=5.0), "it is told of"
 
     async def test_is_subscribed_again_after_a_cut(
         self, server: RedisServer, store: RedisStore

@@ -132,7 +132,11 @@ class Setting:
 
 @contextlib.asynccontextmanager
 async def a_pool(
-    script: Script, *, join_timeout: float = 60, most: Mapping[str, int] | None = None
+    script: Script,
+    *,
+    join_timeout: float = 60,
+    most: Mapping[str, int] | None = None,
+    minutes: Mapping[str, float] | None = None,
 ) -> AsyncIterator[Setting]:
     """
     A pool whose servers do what ``script`` says.
@@ -140,6 +144,7 @@ async def a_pool(
     Args:
         join_timeout: unless it is what the test is about, it is longer than any test.
         most: how many participants a server may have at most.
+        minutes: a server's budget.
     """
     red, green = Fake(script), Fake(script)
     async with contextlib.AsyncExitStack() as stack:
@@ -156,6 +161,7 @@ async def a_pool(
                     key=name,
                     secret=SECRET,
                     max_participants=(most or {}).get(name),
+                    minutes=(minutes or {}).get(name),
                 )
                 for name, fake in (("red", red), ("green", green))
             ),

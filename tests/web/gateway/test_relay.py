@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+from typing import Any
 
 import pytest
 from livekit.protocol import models, rtc
 
 from livekit_pool import tokens
 from livekit_pool.core.document import Cause
+from livekit_pool.core.events import FaultSource
 from livekit_pool.web.gateway.frames import accept_key, close_frame, encode
 from tests.web.gateway.a_pool import JOIN, MASK, PONG, SID, SWITCHED, Line, a_pool
 from tests.web.served import until
@@ -280,3 +282,33 @@ async def test_who_does_not_read_its_end_is_cut() -> None:
 def test_the_key_of_the_example_is_accepted() -> None:
     # RFC 6455, section 1.3
     assert accept_key(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+async def test_each_session_whose_server_breaks_off_or_shuts_down_is_a_fault_of_that_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pool looks at once; what it sees decides."""
+    faults: list[tuple[object, ...]] = []
+    goodbye = rtc.LeaveRequest(reason=models.SERVER_SHUTDOWN)  # to disconnect, as a server says it
+    async with a_pool(lambda line: line.joins()) as setting:
+        fault = setting.pool.fault
+
+        def noted(*seen: Any) -> bool:
+            faults.append(seen[:3])
+            return fault(*seen)
+
+        monkeypatch.setattr(setting.pool, "fault", noted)
+        sessions = [await setting.session() for _ in range(3)]
+        breaking, leaving = setting.red.joins[:2], setting.red.joins[2]
+        for line in breaking:
+            line.writer.transport.abort()
+        await until(lambda: len(faults) == 2)
+        assert faults == [("red", Cause.DOWN, FaultSource.SOCKET)] * 2
+
+        faults.clear()
+        leaving.writer.write(encode(rtc.SignalResponse(leave=goodbye).SerializeToString()))
+        await until(lambda: faults)
+        assert faults[0] == ("red", Cause.DOWN, FaultSource.SHUTDOWN)
+        for session in sessions:
+            session.close()
+        await until(lambda: not len(setting.pool.rooms))

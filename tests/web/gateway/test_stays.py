@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -335,3 +336,19 @@ async def test_status_has_the_minutes_of_each_server_that_is_ours() -> None:
         assert shown["red"][key] is None, "it has no budget"
     for key in ("minutes_used", "minutes_reset", "burn_rate"):
         assert shown["theirs"][key] is None
+
+
+async def test_status_foresees_when_the_minutes_of_a_server_are_out() -> None:
+    async with a_pool(lambda line: line.joins(), minutes={"red": 100.0}) as setting:
+        connection = await setting.session()
+        await until(lambda: stays(setting))
+        now, status = setting.pool.now(), await setting.pool.status()
+        connection.close()
+
+    shown: list[dict[str, Any]] = status["servers"]  # type: ignore[assignment]
+    red, green = shown
+    assert (red["minutes_budget"], red["burn_rate"]) == (100.0, 1.0)
+    assert red["minutes_left"] == pytest.approx(100.0, abs=0.5)
+    ends = datetime.fromisoformat(red["runs_out"]).timestamp()
+    assert ends - now == pytest.approx(60.0 * red["minutes_left"], abs=5.0)
+    assert (green["minutes_left"], green["runs_out"]) == (None, None)
