@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.real.machines import SECRET, Machines
 from tests.real.meeting import meeting
 from tests.real.pool_process import PoolProcess
 from tests.real.roster import only_on
-from tests.real.test_machines import settled
+from tests.real.test_machines import is_active, settled
 from tests.real.test_store_away import CUTS, heal, meet, people_of
 from tests.real.until import until
 from tests.stores.emulator import Emulator
@@ -161,3 +163,28 @@ async def test_all_are_cut_off_when_a_server_dies(
         await meet(people)
         for who in people:
             assert who.count("disconnected") == 0, who.history()
+
+
+async def test_a_machine_that_was_stopped_for_a_minute_acts_on_nothing_old(
+    two: Machines, livekit_servers: list[LocalServer]
+) -> None:
+    """With a rotation on the way, which has done nothing when it goes on."""
+    red = livekit_servers[0]
+    two.stores[1].black_hole()
+    await red.kill()
+    await two.pools[1].logs("LiveKit server changed health")
+    two.freeze(1)
+    await until(partial(is_active, two.pools[0], "green"), seconds=10, what="the other leaves red")
+    two.stores[1].heal()
+    await red.start()
+    await asyncio.sleep(60)  # no clock of another process can be turned
+    await two.pools[0].rotate("it is well again", to="red")
+
+    two.thaw(1)
+
+    await two.pools[1].logs("Worker died and is replaced .*SIGALRM")
+    await two.agree_on("red")
+    assert [(r["from"], r["to"], r["cause"]) for r in await two.history()] == [
+        ("green", "red", "manual"),
+        ("red", "green", "down"),
+    ]
